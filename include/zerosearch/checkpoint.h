@@ -1,0 +1,54 @@
+/* Checkpoints in parallel HDF5: complete or absent, any layout to any layout.
+ *
+ * A checkpoint file holds named 1-D float arrays of global length (model/params, optimizer/m, optimizer/v),
+ * the model's configuration and tensor table (so that `convert` can make a Hugging Face folder of it), and
+ * one JSON text of everything else that the next step reads. Each rank gives the pieces of each array that it
+ * owns. Flat arrays rather than one data set a tensor: every rank writes one even stripe whatever the layout,
+ * and resuming on another number of ranks is only another division of the same array. */
+#ifndef ZEROSEARCH_CHECKPOINT_H
+#define ZEROSEARCH_CHECKPOINT_H
+
+#include "zerosearch/error.h"
+#include "zerosearch/model.h"
+#include "zerosearch/strings.h"
+
+#include <mpi.h>
+#include <stdint.h>
+
+typedef struct zs_piece {
+    int64_t begin, count; /* elements of the global array */
+    float *data;
+} zs_piece;
+
+typedef struct zs_checkpoint_array {
+    const char *name; /* e.g. "model/params" */
+    int64_t total;    /* global length, the same on every rank */
+    int num_pieces;   /* on this rank; may be 0 */
+    const zs_piece *pieces;
+} zs_checkpoint_array;
+
+/* Collective on comm: every rank returns the same status and text. Writes path.tmp, verifies sizes and a
+ * CRC-32 of each array (over fixed blocks, stored in the file), flushes to disk, renames. On failure (disk
+ * full) the old files are untouched and path.tmp is removed. */
+zs_status zs_checkpoint_write(MPI_Comm comm, const char *path, const zs_model *layout,
+                              const zs_checkpoint_array *arrays, int num_arrays, const char *state_json,
+                              zs_error *err);
+
+/* Collective on comm. Verifies the file (complete mark, sizes, CRCs) before anything is used; a damaged file
+ * is refused by name. Fills the pieces; appends the JSON to state_json. `layout` is checked against the
+ * file's model. */
+zs_status zs_checkpoint_read(MPI_Comm comm, const char *path, const zs_model *layout,
+                             const zs_checkpoint_array *arrays, int num_arrays, zs_string *state_json,
+                             zs_error *err);
+
+/* Local. The model configuration and state of a file, without the arrays. state_json may be NULL. */
+zs_status zs_checkpoint_inspect(const char *path, zs_model_config *config, zs_string *state_json,
+                                zs_error *err);
+
+/* folder/step-N.h5, newest first: fills steps[] with up to `max` step numbers; returns how many. Local. */
+int zs_checkpoint_list(const char *folder, int64_t *steps, int max);
+void zs_checkpoint_path(char *out, size_t size, const char *folder, int64_t step);
+/* Removes all but the `keep` newest. Local (call on one rank). */
+void zs_checkpoint_prune(const char *folder, int keep);
+
+#endif

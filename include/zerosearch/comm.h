@@ -1,0 +1,124 @@
+/* Groups of ranks and what they exchange: the only MPI calls outside checkpoint/.
+ *
+ * One struct holds the communicators; they are made here and nowhere else. Every wait on another rank is a
+ * test loop with a deadline; on expiry the rank says its role, phase, step and what it waits for, and the job
+ * ends. */
+#ifndef ZEROSEARCH_COMM_H
+#define ZEROSEARCH_COMM_H
+
+#include "zerosearch/error.h"
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct zs_group { /* a communicator; comm is MPI_COMM_NULL on ranks outside it */
+    MPI_Comm comm;
+    int rank, size; /* -1, 0 outside */
+} zs_group;
+
+typedef struct zs_comm {
+    zs_group world;    /* a duplicate of MPI_COMM_WORLD */
+    zs_group node;     /* ranks that share memory */
+    zs_group pod;      /* ranks among which exchanges run */
+    zs_group learners; /* all learners of the world */
+    zs_group rollouts; /* all rollouts of the world */
+    bool is_simulator, is_rollout, is_learner;
+    /* Within the pod: pod ranks that play each role, ascending. */
+    int num_pod_simulators, num_pod_rollouts, num_pod_learners;
+    int *pod_simulators, *pod_rollouts, *pod_learners;
+    int pod_index, num_pods;
+    double deadline; /* seconds any wait may take */
+    char role[40];   /* "rollout", "simulator+learner", ... for messages */
+} zs_comm;
+
+typedef enum zs_layout { ZS_LAYOUT_COLOCATED, ZS_LAYOUT_SPLIT, ZS_LAYOUT_AUTO } zs_layout;
+
+/* Starts MPI (or a single process without it) and duplicates the world; no roles yet. Collective on the
+ * world. */
+zs_status zs_comm_start(int *argc, char ***argv, zs_comm *comm, zs_error *err);
+
+/* Divides the ranks. COLOCATED: every rank plays every role. SPLIT: the first `simulators` ranks of a pod,
+ * then `rollouts`, then `learners`; the world must be pods x (simulators + rollouts + learners). AUTO: 1 rank
+ * colocated; 2 ranks: rank 0 simulator and learner, rank 1 rollout; more: the counts are proportions that are
+ * fitted to the world, each at least 1. need_simulators false: simulators counts as 0. Collective; a mismatch
+ * is one ZS_USAGE error. */
+zs_status zs_comm_divide(zs_comm *comm, zs_layout layout, int simulators, int rollouts, int learners,
+                         int pods, bool need_simulators, zs_error *err);
+void zs_comm_finish(zs_comm *comm);
+
+/* Agreement: every rank passes its status; all return the first failing rank's status and text (rank 0's
+ * first, then by rank), so that one fault prints one message. Collective on group. */
+zs_status zs_comm_agree(const zs_comm *comm, const zs_group *group, zs_status status, zs_error *err);
+
+/* Prints `err` once for the job if this rank is world rank 0 or `err` is local, then ends every rank. */
+void zs_comm_abort(const zs_comm *comm, const zs_error *err) __attribute__((noreturn));
+
+/* Waits for a request by testing, with the deadline; `what` says who is waited for ("weights from learner
+ * 0"). */
+void zs_comm_wait(const zs_comm *comm, MPI_Request *request, const char *what);
+void zs_comm_wait_all(const zs_comm *comm, int count, MPI_Request *requests, const char *what);
+
+/* Small blocking collectives with a deadline. Collective on group. */
+void zs_comm_barrier(const zs_comm *comm, const zs_group *group, const char *what);
+void zs_comm_sum(const zs_comm *comm, const zs_group *group, double *values, int count, const char *what);
+void zs_comm_max(const zs_comm *comm, const zs_group *group, double *values, int count, const char *what);
+/* Any length (chunked above INT_MAX). */
+void zs_comm_broadcast_bytes(const zs_comm *comm, const zs_group *group, void *data, int64_t bytes, int root,
+                             const char *what);
+/* Gathers byte strings on root: *out (zs_alloc) holds them one after another by rank, lengths [size] too.
+ * NULL elsewhere. */
+void zs_comm_gather_bytes(const zs_comm *comm, const zs_group *group, const void *data, int64_t bytes,
+                          int root, char **out, int64_t **lengths, const char *what);
+
+/* --- search exchange: one round among the ranks of a pod
+ * --------------------------------------------------------- Each rank holds an outbox for every pod rank; a
+ * round delivers all of them. Counts and flags go by MPI_Ialltoall, payload by MPI_Ialltoallv. begin posts
+ * the counts; poll moves the round on (call it from compute loops); finish completes it. Two rounds never
+ * overlap. The flag of each rank is its own count of unfinished work; `pending` is the pod's sum, so that all
+ * ranks see the same round as the last one. */
+typedef struct zs_exchange zs_exchange;
+zs_exchange *zs_exchange_create(const zs_comm *comm); /* Collective on pod */
+void zs_exchange_destroy(zs_exchange *exchange);
+/* Puts one message into the outbox for pod rank `to` (copied). Messages from one rank to one rank stay in
+ * order. */
+void zs_exchange_put(zs_exchange *exchange, int to, const void *message, int64_t bytes);
+void zs_exchange_begin(zs_exchange *exchange, int64_t unfinished);
+void zs_exchange_poll(zs_exchange *exchange);
+/* Returns the pod's sum of unfinished. */
+int64_t zs_exchange_finish(zs_exchange *exchange);
+/* The next received message (by sender's pod rank, then order), or NULL. Valid until the next begin. */
+const void *zs_exchange_take(zs_exchange *exchange, int *from, int64_t *bytes);
+
+/* --- gradient reduction and parameter gathering over the learners
+ * -------------------------------------------------- The flat buffer is cut into buckets; each bucket into
+ * learners.size blocks; a learner's shard is its block of every bucket. Gradients: MPI_Ireduce_scatter of
+ * each bucket as soon as backward is done with it; parameters: MPI_Iallgatherv. */
+typedef struct zs_reducer zs_reducer;
+typedef struct zs_span {
+    int64_t begin, count;
+} zs_span;
+zs_reducer *zs_reducer_create(const zs_comm *comm, int64_t num_params, int64_t bucket_params);
+void zs_reducer_destroy(zs_reducer *reducer);
+int zs_reducer_spans(const zs_reducer *reducer, const zs_span **spans); /* this learner's shard */
+/* A zs_grads_ready callback's work: posts what is complete of [begin, end); spans come from the top of the
+ * buffer down, adjacent to each other. */
+void zs_reducer_ready(zs_reducer *reducer, float *grads, int64_t begin, int64_t end);
+void zs_reducer_poll(zs_reducer *reducer);
+/* Posts the rest and waits: afterwards grads holds the sum over learners inside this learner's spans. */
+void zs_reducer_finish(zs_reducer *reducer, float *grads);
+/* Completes params from the owners' spans. */
+void zs_reducer_gather(zs_reducer *reducer, float *params);
+
+/* --- weight broadcast: learners -> every other rank that plays rollout
+ * --------------------------------------------- In buckets of MPI_Ibcast within the pod from its first
+ * learner. begin posts, poll moves on, finish completes. When learner and rollout are the same rank there is
+ * nothing to do there. Ranks that are neither (pure simulators) take no part. */
+typedef struct zs_weights zs_weights;
+zs_weights *zs_weights_create(const zs_comm *comm, int64_t num_params, int64_t bucket_params);
+void zs_weights_destroy(zs_weights *weights);
+void zs_weights_begin(zs_weights *weights, float *params);
+void zs_weights_poll(zs_weights *weights);
+void zs_weights_finish(zs_weights *weights);
+
+#endif

@@ -1,0 +1,47 @@
+/* Hugging Face model folders: config.json, model.safetensors or shards with an index; F32, BF16 and F16. */
+#ifndef ZEROSEARCH_HF_H
+#define ZEROSEARCH_HF_H
+
+#include "zerosearch/model.h"
+#include "zerosearch/strings.h"
+
+typedef enum zs_dtype { ZS_F32, ZS_BF16, ZS_F16, ZS_I32, ZS_I64, ZS_DTYPE_OTHER } zs_dtype;
+
+/* One safetensors file, memory-mapped; the header is checked whole (offsets inside the file, no overlaps, no
+ * holes, sizes = shape x dtype, names unique) before a byte of data is used. */
+typedef struct zs_safetensors zs_safetensors;
+typedef struct zs_st_tensor {
+    const char *name;
+    zs_dtype dtype;
+    int num_dims;
+    int64_t dims[8];
+    int64_t count;    /* elements */
+    const void *data; /* into the map */
+} zs_st_tensor;
+zs_status zs_safetensors_open(const char *path, zs_safetensors **out, zs_error *err);
+void zs_safetensors_close(zs_safetensors *file);
+int zs_safetensors_count(const zs_safetensors *file);
+const zs_st_tensor *zs_safetensors_at(const zs_safetensors *file, int index);
+const zs_st_tensor *zs_safetensors_find(const zs_safetensors *file, const char *name); /* NULL: absent */
+
+/* Writes tensors (data in the dtype given) in order; complete or absent. */
+zs_status zs_safetensors_write(const char *path, const zs_st_tensor *tensors, int count, zs_error *err);
+
+float zs_bf16_to_f32(uint16_t x);
+uint16_t zs_f32_to_bf16(float x); /* round to nearest even */
+float zs_f16_to_f32(uint16_t x);
+uint16_t zs_f32_to_f16(float x);
+
+/* Reads config.json (and generation_config.json for more end tokens when there). */
+zs_status zs_hf_read_config(const char *folder, zs_model_config *out, zs_error *err);
+/* Reads the whole folder into a new model; every tensor's shape is checked against the config. Local. */
+zs_status zs_hf_load(const char *folder, zs_model **out, zs_error *err);
+
+/* Writes config.json, generation_config.json and the weights as F32 or BF16 (shards of at most shard_bytes
+ * with an index; 0: one file); copies tokenizer files (tokenizer.json, tokenizer_config.json,
+ * special_tokens_map.json, chat_template.jinja) from `carry_from` when not NULL. `params` [num_params]
+ * replaces model->params when not NULL. */
+zs_status zs_hf_save(const char *folder, const zs_model *model, const float *params, zs_dtype dtype,
+                     int64_t shard_bytes, const char *carry_from, zs_error *err);
+
+#endif

@@ -1,0 +1,62 @@
+/* Kernels: pointers and sizes, no allocation, no MPI, no I/O, no globals. Matrices are row-major.
+ * Parallel over rows or heads by OpenMP; each row's sum runs in a fixed order. */
+#ifndef ZEROSEARCH_KERNELS_H
+#define ZEROSEARCH_KERNELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* GEMM by CBLAS. Names say which operand is transposed: y [m, n] = beta y + ... */
+void zs_gemm_nt(int64_t m, int64_t n, int64_t k, const float *a /*[m,k]*/, const float *b /*[n,k]*/,
+                float beta, float *y);
+void zs_gemm_nn(int64_t m, int64_t n, int64_t k, const float *a /*[m,k]*/, const float *b /*[k,n]*/,
+                float beta, float *y);
+void zs_gemm_tn(int64_t m, int64_t n, int64_t k, const float *a /*[k,m]*/, const float *b /*[k,n]*/,
+                float beta, float *y);
+
+/* RMSNorm (Zhang and Sennrich 2019): y = x / rms(x) * weight; x, y [rows, d]; inv_rms [rows] kept for
+ * backward. */
+void zs_rmsnorm_forward(int64_t rows, int64_t d, double eps, const float *x, const float *weight, float *y,
+                        float *inv_rms);
+/* dx is added to; dweight [d] is added to (NULL: not wanted). */
+void zs_rmsnorm_backward(int64_t rows, int64_t d, const float *x, const float *weight, const float *inv_rms,
+                         const float *dy, float *dx, float *dweight);
+
+/* Rotary embedding (Su et al. 2021), half-split pairs as Hugging Face has them. inv_freq [head_dim/2]. */
+struct zs_model_config;
+void zs_rope_frequencies(const void *model_config, double *inv_freq);
+/* cos, sin tables [max_positions, head_dim/2]. */
+void zs_rope_tables(int64_t max_positions, int64_t half, const double *inv_freq, float *cos_table,
+                    float *sin_table);
+/* Rotates `heads` heads of x [rows, row_stride] in place; positions [rows]; inverse rotates back (backward).
+ */
+void zs_rope_apply(int64_t rows, int64_t heads, int64_t head_dim, int64_t row_stride,
+                   const int32_t *positions, const float *cos_table, const float *sin_table, bool inverse,
+                   float *x);
+
+/* SwiGLU (Shazeer 2020): gate_up [rows, 2 width] holds gate then up; y [rows, width] = silu(gate) * up. */
+void zs_swiglu_forward(int64_t rows, int64_t width, const float *gate_up, float *y);
+void zs_swiglu_backward(int64_t rows, int64_t width, const float *gate_up, const float *dy, float *dgate_up);
+
+/* Causal attention over packed sequences, in blocks with a running softmax (Dao et al. 2022): no T x T
+ * matrix. qkv [tokens, (heads + 2 kv_heads) head_dim], rotated; out [tokens, heads head_dim]; lse [tokens,
+ * heads] is the log-sum-exp of each row, kept for backward. `work`: zs_attention_work floats for each thread.
+ */
+int64_t zs_attention_work(int64_t head_dim);
+void zs_attention_forward(int64_t num_sequences, const int64_t *offsets, int64_t heads, int64_t kv_heads,
+                          int64_t head_dim, const float *qkv, float *out, float *lse, float *work);
+void zs_attention_backward(int64_t num_sequences, const int64_t *offsets, int64_t heads, int64_t kv_heads,
+                           int64_t head_dim, const float *qkv, const float *out, const float *lse,
+                           const float *dout, float *dqkv, float *work);
+
+/* AdamW (Loshchilov and Hutter 2019) on n elements. `step` counts from 1; gradients are multiplied by
+ * grad_scale (clipping) first. */
+typedef struct zs_adamw {
+    double learning_rate, beta1, beta2, eps, weight_decay;
+} zs_adamw;
+void zs_adamw_update(int64_t n, int64_t step, zs_adamw settings, float grad_scale, const float *grads,
+                     float *params, float *m, float *v);
+
+double zs_sum_of_squares(int64_t n, const float *x); /* fixed order, double accumulation */
+
+#endif

@@ -1,0 +1,36 @@
+/* Memory: aligned allocation that cannot fail quietly, and arenas for work buffers.
+ *
+ * Out of memory ends the program with one message that says how much was wanted for what.
+ * Fresh memory is zeroed; with ZS_POISON=1 in the environment arenas are filled with NaN instead. */
+#ifndef ZEROSEARCH_MEMORY_H
+#define ZEROSEARCH_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* `count` elements of `size` bytes, zeroed, 64-byte aligned. Never NULL (count 0 gives a valid pointer).
+ * Free with zs_free. */
+void *zs_alloc(int64_t count, size_t size);
+
+/* Grows an array from `old_count` to `new_count` elements, the new ones zeroed. Ownership as realloc. */
+void *zs_grow(void *array, int64_t old_count, int64_t new_count, size_t size);
+
+void zs_free(void *memory);
+char *zs_strdup(const char *text);
+
+/* A bump allocator of fixed capacity: sized at the start, reset between uses, never grown. */
+typedef struct zs_arena {
+    char *base;
+    int64_t capacity, used, peak; /* bytes */
+} zs_arena;
+
+zs_arena zs_arena_create(int64_t bytes);
+void zs_arena_destroy(zs_arena *arena);
+/* 64-byte aligned, not cleared. Asserts that it fits. */
+void *zs_arena_take(zs_arena *arena, int64_t count, size_t size);
+void zs_arena_reset(zs_arena *arena);
+
+#define ZS_TAKE(arena, type, count) ((type *)zs_arena_take((arena), (count), sizeof(type)))
+#define ZS_NEW(type, count)         ((type *)zs_alloc((count), sizeof(type)))
+
+#endif

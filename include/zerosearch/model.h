@@ -1,0 +1,124 @@
+/* The model: decoder-only transformers of the Llama and Qwen2 families, forward and backward.
+ *
+ * All parameters of a model live in one flat f32 buffer with a table of named tensors, because the
+ * gradient reduction, the weight broadcast, AdamW and checkpoints all want "n floats", and because
+ * q, k, v (and gate, up) of a layer, laid side by side, are one GEMM. The alternative, one allocation a
+ * tensor, would need gather and scatter in each of these places.
+ *
+ * Batches are packed: the sequences stand one after another without padding, `offsets` bounds them,
+ * attention and positions never cross a bound. */
+#ifndef ZEROSEARCH_MODEL_H
+#define ZEROSEARCH_MODEL_H
+
+#include "zerosearch/error.h"
+#include "zerosearch/rng.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum zs_architecture { ZS_LLAMA, ZS_QWEN2 } zs_architecture;
+
+#define ZS_MAX_EOS 8
+typedef struct zs_model_config {
+    zs_architecture architecture;
+    int64_t vocab_size, hidden_size, intermediate_size;
+    int64_t num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim;
+    int64_t max_position_embeddings;
+    double rms_norm_eps, rope_theta;
+    bool rope_llama3; /* rope_scaling of type llama3; the four numbers below are read only then */
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    int64_t rope_original_max_position;
+    bool attention_bias; /* bias on q, k, v (always so in Qwen2) */
+    bool tie_word_embeddings;
+    int32_t bos_token_id; /* -1: none */
+    int32_t eos_token_ids[ZS_MAX_EOS];
+    int num_eos;
+} zs_model_config;
+
+typedef struct zs_tensor {
+    char name[80];      /* as in Hugging Face files, e.g. model.layers.0.self_attn.q_proj.weight */
+    int64_t rows, cols; /* a matrix is [rows, cols]; a vector has rows = its length, cols = 1 */
+    int num_dims;       /* 1 or 2 */
+    int64_t offset;     /* of its first element in the flat buffer */
+    int layer;          /* -1: embedding; num_hidden_layers: final norm and head */
+} zs_tensor;
+
+/* Where one layer's tensors start in the flat buffer. q, k, v are adjacent: one matrix of
+ * (num_attention_heads + 2 num_key_value_heads) * head_dim rows; so are their biases, and gate and up. */
+typedef struct zs_layer_offsets {
+    int64_t input_norm, qkv, qkv_bias /* -1: none */, o_proj, post_norm, gate_up, down_proj;
+    int64_t begin, end; /* the layer's whole span */
+} zs_layer_offsets;
+
+typedef struct zs_model {
+    zs_model_config config;
+    int64_t num_params;
+    int num_tensors;
+    zs_tensor *tensors; /* ordered by offset: embedding, layers, final norm, head (absent when tied) */
+    zs_layer_offsets *layers;
+    int64_t embed, final_norm, head; /* offsets; head == embed when tied */
+    float *params;                   /* [num_params] */
+} zs_model;
+
+/* Checks that the numbers fit together (heads divide, sizes positive). Error text names the field. */
+zs_status zs_model_config_check(const zs_model_config *config, zs_error *err);
+
+/* A named shape: qwen2.5-0.5b|1.5b|3b|7b|14b, llama3.2-1b|3b, demo, tiny. False when unknown. */
+bool zs_model_shape(const char *name, zs_model_config *out);
+extern const char *const zs_model_shape_names; /* for messages: comma-separated */
+
+/* Lays out the tensors and allocates zeroed parameters (owned by the model). Local. */
+zs_model *zs_model_create(const zs_model_config *config);
+/* The same layout without parameter memory (params == NULL): for planning and checking. */
+zs_model *zs_model_layout(const zs_model_config *config);
+zs_model *zs_model_clone(const zs_model *model);
+void zs_model_destroy(zs_model *model);
+const zs_tensor *zs_model_find(const zs_model *model, const char *name); /* NULL: no such tensor */
+
+/* Normal(0, 0.02) for matrices (o_proj and down_proj divided by sqrt(2 layers), as GPT-2), 1 for norms, 0 for
+ * biases; the draw depends on the seed and the element only. */
+void zs_model_init(zs_model *model, uint64_t seed);
+
+/* A packed batch; the arrays belong to the caller. */
+typedef struct zs_batch {
+    int64_t num_sequences, num_tokens;
+    const int64_t *offsets; /* [num_sequences + 1], offsets[0] = 0, offsets[num_sequences] = num_tokens */
+    const int32_t *ids;     /* [num_tokens], each in [0, vocab_size) */
+} zs_batch;
+
+/* Work memory for batches of up to `max_tokens` tokens. With `recompute` only each layer's input is kept and
+ * backward runs the layer forward again (activation recomputation: about a third more compute for about
+ * a tenth of the memory). */
+typedef struct zs_workspace zs_workspace;
+zs_workspace *zs_workspace_create(const zs_model_config *config, int64_t max_tokens, bool with_backward,
+                                  bool recompute);
+void zs_workspace_destroy(zs_workspace *workspace);
+int64_t zs_workspace_bytes(const zs_model_config *config, int64_t max_tokens, bool with_backward,
+                           bool recompute);
+
+/* Forward through the layers and the final norm; activations stay in the workspace for the calls below. */
+void zs_model_forward(const zs_model *model, zs_workspace *workspace, const zs_batch *batch);
+
+/* The head, chunked over tokens so that at most a small [chunk, vocab] block of logits exists.
+ *   log_prob[t] [num_tokens]: log p(ids[t] | tokens before it), logits divided by `temperature`; 0 at the
+ * first position of each sequence. May be NULL. entropy[t] [num_tokens]: of the distribution that position t
+ * predicts its successor with, in nats (so the one that ids[t+1] was drawn from). May be NULL. coefficient[t]
+ * [num_tokens]: d loss / d log_prob[t]. When not NULL, the gradient of the head is added to grads (layout of
+ * params) and the gradient of the hidden states is left in the workspace for zs_model_backward. Entries at
+ * first positions are not read. Tokens with coefficient 0 cost no head GEMM when log_prob and entropy are
+ * both NULL. */
+void zs_model_head(const zs_model *model, zs_workspace *workspace, const zs_batch *batch, float temperature,
+                   float *log_prob, float *entropy, const float *coefficient, float *grads);
+
+/* Backward from the hidden-state gradient that zs_model_head left, adding into grads [num_params].
+ * After the last contribution to a span of grads is made, `ready(context, begin, end)` is called with it,
+ * from the head down to the embedding, so that the reduction can start while backward goes on. NULL: not
+ * called. */
+typedef void zs_grads_ready(void *context, int64_t begin, int64_t end);
+void zs_model_backward(const zs_model *model, zs_workspace *workspace, const zs_batch *batch, float *grads,
+                       zs_grads_ready *ready, void *context);
+
+/* Logits [num_tokens, vocab_size] of the last forward, for tests and `logprobs --logits`. */
+void zs_model_logits(const zs_model *model, zs_workspace *workspace, const zs_batch *batch, float *logits);
+
+#endif

@@ -1,0 +1,95 @@
+/* Search engines behind one interface: what answers a query.
+ *
+ * Asynchronous by design, since a simulator is a language model that batches what it gets: submit queries,
+ * advance, take the replies that are done. Corpus and none answer at once. */
+#ifndef ZEROSEARCH_SEARCH_H
+#define ZEROSEARCH_SEARCH_H
+
+#include "zerosearch/error.h"
+#include "zerosearch/model.h"
+#include "zerosearch/strings.h"
+#include "zerosearch/tokenizer.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* A query carries its own question, true answer and noise draw, so a reply can never meet another's question.
+ */
+typedef struct zs_query {
+    int64_t episode; /* identifies the asker; comes back with the reply */
+    int64_t turn;
+    int64_t step, question_index, sample;  /* key of the random draws */
+    bool noisy;                            /* drawn from the curriculum; read by simulators only */
+    const char *query, *question, *answer; /* UTF-8; answer: the golden answers joined by " or " */
+} zs_query;
+
+typedef struct zs_reply {
+    int64_t episode, turn;
+    bool noisy;
+    bool failed;     /* no documents could be had */
+    char *documents; /* "Doc 1: ...\nDoc 2: ..." ; owned by the receiver, zs_free */
+} zs_reply;
+
+typedef struct zs_search zs_search;
+struct zs_search { /* the interface; each engine embeds it first */
+    const char *name;
+    bool deterministic; /* replies do not depend on query.noisy or on random draws */
+    void (*submit)(zs_search *self, const zs_query *query); /* copies what it keeps */
+    /* Does a bounded amount of work (`steps` decode steps for a model); false when nothing is pending. */
+    bool (*advance)(zs_search *self, int64_t steps);
+    /* The next reply in order of completion; false: none is ready. */
+    bool (*take)(zs_search *self, zs_reply *reply);
+    void (*destroy)(zs_search *self);
+};
+
+/* corpus: SQLite FTS5 with BM25. The index file is built from JSON lines {"id","contents"} once and reused
+ * when it is newer than them; query text is words only, never FTS5 syntax. */
+typedef struct zs_corpus zs_corpus;
+zs_status zs_corpus_build(const char *jsonl_path, const char *index_path, zs_error *err);
+zs_status zs_corpus_open(const char *index_path, zs_corpus **out, zs_error *err);
+typedef struct zs_passage {
+    char *id, *contents;
+    double score;
+} zs_passage;
+/* Up to top_k passages, best first; *passages is zs_alloc'ed by the callee, freed by zs_passages_free. */
+zs_status zs_corpus_search(zs_corpus *corpus, const char *query, int top_k, zs_passage **passages, int *count,
+                           zs_error *err);
+void zs_passages_free(zs_passage *passages, int count);
+void zs_corpus_close(zs_corpus *corpus);
+
+zs_search *zs_search_corpus(zs_corpus *corpus, int top_k); /* takes the corpus over */
+zs_search *zs_search_none(void);                           /* always "No information available" */
+
+/* A model that writes documents. Templates have the placeholders {query} {question} {answer} {topk} {words};
+ * `useful` and `noisy` are whole templates, owned by the caller. Used by simulate_sft and simulate_prompt
+ * alike. */
+typedef struct zs_simulator_options {
+    const char *name;
+    const zs_model *model;
+    const zs_tokenizer *tokenizer;
+    const char *useful_template, *noisy_template;
+    int top_k, words; /* documents asked for; words in each (for {words}) */
+    double temperature, top_p;
+    int64_t max_new_tokens, max_batch, max_length, cache_tokens;
+    uint64_t seed;
+    const char *chat; /* chat format of the model: "none", "chatml", "llama3" */
+} zs_simulator_options;
+zs_search *zs_search_simulator(const zs_simulator_options *options);
+
+/* Cuts a raw reply to its first top_k "Doc i:" documents (text before the first, and after an end tag,
+ * dropped; without any "Doc" mark the whole text counts as one document). Appends "Doc 1: ...\nDoc 2: ..." to
+ * out. */
+void zs_search_format_documents(const char *raw, int64_t length, int top_k, zs_string *out);
+
+/* The curriculum: probability that documents are noisy at step i of total (ZeroSearch eq. 3):
+ * p_i = start + (base^(i/total) - 1) / (base - 1) * (end - start). base 1: linear. */
+double zs_curriculum_noise(double start, double end, double base, int64_t step, int64_t total);
+
+/* Prompt templates. zs_template_load reads `configs/prompts/NAME.txt` (a name) or a path (has a slash or
+ * .txt). zs_template_fill replaces {name} for each of the n names; unknown {words} in the template are an
+ * error. */
+zs_status zs_template_load(const char *name_or_path, zs_string *out, zs_error *err);
+zs_status zs_template_fill(const char *text, const char *const *names, const char *const *values, int n,
+                           zs_string *out, zs_error *err);
+
+#endif
