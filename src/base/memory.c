@@ -1,0 +1,106 @@
+#include "zerosearch/memory.h"
+#include "zerosearch/error.h"
+#include "zerosearch/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGNMENT = 64 };
+
+static void __attribute__((noreturn)) out_of_memory(double bytes) {
+    fprintf(
+        stderr,
+        "zerosearch: out of memory on rank %d (role %s, phase %s): %.1f MiB wanted; use more nodes, fewer "
+        "ranks a node or a smaller batch\n",
+        zs_log_rank_number(), zs_log_role(), zs_log_phase(), bytes / 1048576.0);
+    fflush(stderr);
+    abort(); /* a signal, so that mpirun ends the other ranks too */
+}
+
+/* Bytes of `count` elements, rounded up to the alignment; ends the program where they cannot be counted. */
+static size_t bytes_of(int64_t count, size_t size) {
+    ZS_ASSERT(count >= 0, "negative element count %lld", (long long)count);
+    size_t bytes;
+    if (__builtin_mul_overflow((size_t)count, size, &bytes) || bytes > (size_t)INT64_MAX - ALIGNMENT)
+        out_of_memory((double)count * (double)size);
+    if (bytes == 0) bytes = 1;
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static void *allocate(size_t bytes) {
+    void *memory = aligned_alloc(ALIGNMENT, bytes);
+    if (!memory) out_of_memory((double)bytes);
+    return memory;
+}
+
+void *zs_alloc(int64_t count, size_t size) {
+    size_t bytes = bytes_of(count, size);
+    return memset(allocate(bytes), 0, bytes);
+}
+
+void *zs_grow(void *array, int64_t old_count, int64_t new_count, size_t size) {
+    ZS_ASSERT(old_count >= 0 && new_count >= 0, "growing from %lld to %lld", (long long)old_count,
+              (long long)new_count);
+    size_t bytes = bytes_of(new_count, size);
+    char *fresh = allocate(bytes);
+    size_t kept = (size_t)(old_count < new_count ? old_count : new_count) * size;
+    if (!array) kept = 0;
+    if (kept) memcpy(fresh, array, kept);
+    memset(fresh + kept, 0, bytes - kept);
+    free(array);
+    return fresh;
+}
+
+void zs_free(void *memory) {
+    free(memory);
+}
+
+char *zs_strdup(const char *text) {
+    size_t length = strlen(text);
+    char *copy = zs_alloc((int64_t)length + 1, 1);
+    memcpy(copy, text, length);
+    return copy;
+}
+
+static bool poisoned(void) {
+    static int answer = -1;
+    if (answer < 0) {
+        const char *wish = getenv("ZS_POISON");
+        answer = wish && strcmp(wish, "1") == 0;
+    }
+    return answer;
+}
+
+/* All bits set is a NaN as float, double and bf16. */
+static void poison(char *begin, int64_t bytes) {
+    if (poisoned()) memset(begin, 0xff, (size_t)bytes);
+}
+
+zs_arena zs_arena_create(int64_t bytes) {
+    zs_arena arena = {0};
+    arena.capacity = (int64_t)bytes_of(bytes, 1);
+    arena.base = zs_alloc(arena.capacity, 1);
+    poison(arena.base, arena.capacity);
+    return arena;
+}
+
+void zs_arena_destroy(zs_arena *arena) {
+    free(arena->base);
+    *arena = (zs_arena){0};
+}
+
+void *zs_arena_take(zs_arena *arena, int64_t count, size_t size) {
+    int64_t bytes = (int64_t)bytes_of(count, size);
+    ZS_ASSERT(bytes <= arena->capacity - arena->used, "arena of %lld bytes has %lld left, %lld wanted",
+              (long long)arena->capacity, (long long)(arena->capacity - arena->used), (long long)bytes);
+    char *memory = arena->base + arena->used;
+    arena->used += bytes;
+    if (arena->used > arena->peak) arena->peak = arena->used;
+    poison(memory, bytes);
+    return memory;
+}
+
+void zs_arena_reset(zs_arena *arena) {
+    arena->used = 0;
+}
