@@ -16,7 +16,7 @@ typedef struct zs_st_tensor {
     int num_dims;
     int64_t dims[8];
     int64_t count;    /* elements */
-    const void *data; /* into the map */
+    const void *data; /* into the map, or a copy where the file has it at an odd address */
 } zs_st_tensor;
 zs_status zs_safetensors_open(const char *path, zs_safetensors **out, zs_error *err);
 void zs_safetensors_close(zs_safetensors *file);
@@ -31,6 +31,16 @@ float zs_bf16_to_f32(uint16_t x);
 uint16_t zs_f32_to_bf16(float x); /* round to nearest even */
 float zs_f16_to_f32(uint16_t x);
 uint16_t zs_f32_to_f16(float x);
+int64_t zs_dtype_size(zs_dtype dtype); /* bytes of an element; 0 for ZS_DTYPE_OTHER */
+const char *zs_dtype_name(zs_dtype dtype);
+/* Whole arrays; dtype is ZS_F32, ZS_BF16 or ZS_F16. */
+void zs_to_f32(zs_dtype dtype, const void *from, int64_t count, float *to);
+void zs_from_f32(zs_dtype dtype, const float *from, int64_t count, void *to);
+
+/* The text of a config.json, both ways; checkpoints hold it too. `where` names the text in messages. */
+zs_status zs_hf_parse_config(const char *json, int64_t length, const char *where, zs_model_config *out,
+                             zs_error *err);
+void zs_hf_print_config(const zs_model_config *config, zs_dtype dtype, zs_string *out);
 
 /* Reads config.json (and generation_config.json for more end tokens when there). */
 zs_status zs_hf_read_config(const char *folder, zs_model_config *out, zs_error *err);

@@ -1,0 +1,98 @@
+/* Conversion between float32 and the two 16-bit formats of model files. */
+#include "zerosearch/hf.h"
+
+#include <string.h>
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+float zs_bf16_to_f32(uint16_t x) {
+    return float_of((uint32_t)x << 16);
+}
+
+uint16_t zs_f32_to_bf16(float x) {
+    uint32_t bits = bits_of(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40); /* NaN stays NaN, quiet */
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+float zs_f16_to_f32(uint16_t x) {
+    uint32_t sign = (uint32_t)(x & 0x8000) << 16, exponent = x >> 10 & 31, mantissa = x & 1023;
+    if (exponent == 31) return float_of(sign | 0x7f800000u | mantissa << 13);
+    if (exponent != 0) return float_of(sign | (exponent + 112) << 23 | mantissa << 13);
+    float value = (float)mantissa * 0x1p-24f; /* zero or subnormal: exact in float32 */
+    return float_of(sign | bits_of(value));
+}
+
+uint16_t zs_f32_to_f16(float x) {
+    uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffffu;
+    if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
+    if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* 65520 and above round to infinity */
+    if (rest < 0x38800000u) {
+        /* Below 2^-14: adding 0.5 puts the unit of the sum at 2^-24, so that the FPU does the rounding. */
+        return (uint16_t)(sign | (bits_of(float_of(rest) + 0.5f) - 0x3f000000u));
+    }
+    uint32_t rounded = rest + 0xfffu + (rest >> 13 & 1);
+    return (uint16_t)(sign | ((rounded >> 13) - (112u << 10)));
+}
+
+int64_t zs_dtype_size(zs_dtype dtype) {
+    switch (dtype) {
+    case ZS_BF16:
+    case ZS_F16:
+        return 2;
+    case ZS_F32:
+    case ZS_I32:
+        return 4;
+    case ZS_I64:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+const char *zs_dtype_name(zs_dtype dtype) {
+    static const char *const names[] = {"F32", "BF16", "F16", "I32", "I64", "OTHER"};
+    return names[dtype];
+}
+
+void zs_to_f32(zs_dtype dtype, const void *from, int64_t count, float *to) {
+    const uint16_t *half = from;
+    if (dtype == ZS_F32) {
+        memcpy(to, from, (size_t)count * sizeof *to);
+    } else if (dtype == ZS_BF16) {
+#pragma omp parallel for schedule(static) if (count > 1 << 20)
+        for (int64_t i = 0; i < count; i++)
+            to[i] = zs_bf16_to_f32(half[i]);
+    } else {
+        ZS_ASSERT(dtype == ZS_F16, "%s is no floating-point format", zs_dtype_name(dtype));
+#pragma omp parallel for schedule(static) if (count > 1 << 20)
+        for (int64_t i = 0; i < count; i++)
+            to[i] = zs_f16_to_f32(half[i]);
+    }
+}
+
+void zs_from_f32(zs_dtype dtype, const float *from, int64_t count, void *to) {
+    uint16_t *half = to;
+    if (dtype == ZS_F32) {
+        memcpy(to, from, (size_t)count * sizeof *from);
+    } else if (dtype == ZS_BF16) {
+#pragma omp parallel for schedule(static) if (count > 1 << 20)
+        for (int64_t i = 0; i < count; i++)
+            half[i] = zs_f32_to_bf16(from[i]);
+    } else {
+        ZS_ASSERT(dtype == ZS_F16, "%s is no floating-point format", zs_dtype_name(dtype));
+#pragma omp parallel for schedule(static) if (count > 1 << 20)
+        for (int64_t i = 0; i < count; i++)
+            half[i] = zs_f32_to_f16(from[i]);
+    }
+}
