@@ -1,5 +1,6 @@
 /* Kernels: pointers and sizes, no allocation, no MPI, no I/O, no globals. Matrices are row-major.
- * Parallel over rows or heads by OpenMP; each row's sum runs in a fixed order. */
+ * Parallel over rows or heads by OpenMP; each row's sum runs in a fixed order, and sums over rows too, so
+ * that a result does not depend on the number of threads (but for BLAS, which says nothing of its own). */
 #ifndef ZEROSEARCH_KERNELS_H
 #define ZEROSEARCH_KERNELS_H
 
@@ -18,14 +19,23 @@ void zs_gemm_tn(int64_t m, int64_t n, int64_t k, const float *a /*[k,m]*/, const
  * backward. */
 void zs_rmsnorm_forward(int64_t rows, int64_t d, double eps, const float *x, const float *weight, float *y,
                         float *inv_rms);
+/* The same y again from the kept inv_rms, to the bit. */
+void zs_rmsnorm_again(int64_t rows, int64_t d, const float *x, const float *weight, const float *inv_rms,
+                      float *y);
 /* dx is added to; dweight [d] is added to (NULL: not wanted). */
 void zs_rmsnorm_backward(int64_t rows, int64_t d, const float *x, const float *weight, const float *inv_rms,
                          const float *dy, float *dx, float *dweight);
 
-/* Rotary embedding (Su et al. 2021), half-split pairs as Hugging Face has them. inv_freq [head_dim/2]. */
-struct zs_model_config;
-void zs_rope_frequencies(const void *model_config, double *inv_freq);
-/* cos, sin tables [max_positions, head_dim/2]. */
+/* x [rows, d] += bias [d]; dbias [d] += column sums of dx. */
+void zs_bias_forward(int64_t rows, int64_t d, const float *bias, float *x);
+void zs_bias_backward(int64_t rows, int64_t d, const float *dx, float *dbias);
+
+/* x [rows, d] = table[ids]; dtable[ids] += dx. */
+void zs_embed_forward(int64_t rows, int64_t d, const int32_t *ids, const float *table, float *x);
+void zs_embed_backward(int64_t rows, int64_t d, const int32_t *ids, const float *dx, float *dtable);
+
+/* Rotary embedding (Su et al. 2021), half-split pairs as Hugging Face has them; the frequencies [head_dim/2]
+ * come from zs_rope_frequencies in model.h. cos, sin tables [max_positions, head_dim/2]. */
 void zs_rope_tables(int64_t max_positions, int64_t half, const double *inv_freq, float *cos_table,
                     float *sin_table);
 /* Rotates `heads` heads of x [rows, row_stride] in place; positions [rows]; inverse rotates back (backward).
@@ -34,20 +44,29 @@ void zs_rope_apply(int64_t rows, int64_t heads, int64_t head_dim, int64_t row_st
                    const int32_t *positions, const float *cos_table, const float *sin_table, bool inverse,
                    float *x);
 
-/* SwiGLU (Shazeer 2020): gate_up [rows, 2 width] holds gate then up; y [rows, width] = silu(gate) * up. */
+/* SwiGLU (Shazeer 2020): gate_up [rows, 2 width] holds gate then up; y [rows, width] = silu(gate) * up.
+ * Backward writes dgate_up and the forward result y again. dgate_up may be gate_up itself: each element is
+ * read before its place is written. */
 void zs_swiglu_forward(int64_t rows, int64_t width, const float *gate_up, float *y);
-void zs_swiglu_backward(int64_t rows, int64_t width, const float *gate_up, const float *dy, float *dgate_up);
+void zs_swiglu_backward(int64_t rows, int64_t width, const float *gate_up, const float *dy, float *dgate_up,
+                        float *y);
 
 /* Causal attention over packed sequences, in blocks with a running softmax (Dao et al. 2022): no T x T
  * matrix. qkv [tokens, (heads + 2 kv_heads) head_dim], rotated; out [tokens, heads head_dim]; lse [tokens,
- * heads] is the log-sum-exp of each row, kept for backward. `work`: zs_attention_work floats for each thread.
- */
+ * heads] is the log-sum-exp of each row, kept for backward. `work`: zs_attention_work floats for each thread
+ * of omp_get_max_threads(). Backward writes (does not add to) dqkv; delta [tokens, heads] is work memory. */
 int64_t zs_attention_work(int64_t head_dim);
 void zs_attention_forward(int64_t num_sequences, const int64_t *offsets, int64_t heads, int64_t kv_heads,
                           int64_t head_dim, const float *qkv, float *out, float *lse, float *work);
 void zs_attention_backward(int64_t num_sequences, const int64_t *offsets, int64_t heads, int64_t kv_heads,
                            int64_t head_dim, const float *qkv, const float *out, const float *lse,
-                           const float *dout, float *dqkv, float *work);
+                           const float *dout, float *dqkv, float *delta, float *work);
+
+/* Log-softmax of logits [rows, vocab] times inv_temperature. targets [rows]: -1 for none (log_prob 0, no
+ * gradient). log_prob, entropy [rows] or NULL. With coefficient [rows] = d loss / d log_prob the logits are
+ * overwritten by their gradient; without, they are left undefined. */
+void zs_log_softmax_rows(int64_t rows, int64_t vocab, float inv_temperature, const int32_t *targets,
+                         const float *coefficient, float *logits, float *log_prob, float *entropy);
 
 /* AdamW (Loshchilov and Hutter 2019) on n elements. `step` counts from 1; gradients are multiplied by
  * grad_scale (clipping) first. */

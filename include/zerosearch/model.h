@@ -75,6 +75,10 @@ zs_model *zs_model_clone(const zs_model *model);
 void zs_model_destroy(zs_model *model);
 const zs_tensor *zs_model_find(const zs_model *model, const char *name); /* NULL: no such tensor */
 
+/* Rotary frequencies [head_dim/2] of a configuration: theta^(-2i/head_dim), llama3 scaling applied when set.
+ */
+void zs_rope_frequencies(const zs_model_config *config, double *inv_freq);
+
 /* Normal(0, 0.02) for matrices (o_proj and down_proj divided by sqrt(2 layers), as GPT-2), 1 for norms, 0 for
  * biases; the draw depends on the seed and the element only. */
 void zs_model_init(zs_model *model, uint64_t seed);
