@@ -1,0 +1,28 @@
+/* Shared by the files of src/comm/ only. */
+#ifndef ZEROSEARCH_COMM_INTERNAL_H
+#define ZEROSEARCH_COMM_INTERNAL_H
+
+#include "zerosearch/comm.h"
+#include "zerosearch/error.h"
+
+#include <limits.h>
+
+/* The one way from our int64_t counts to MPI's int. */
+static inline int zs_mpi_count(int64_t count) {
+    ZS_ASSERT(count >= 0 && count <= INT_MAX, "%lld elements do not fit in one MPI call", (long long)count);
+    return (int)count;
+}
+
+/* A private duplicate of a group, so that its traffic meets no other; {MPI_COMM_NULL, -1, 0} outside.
+ * Collective on group. */
+zs_group zs_group_duplicate(const zs_comm *comm, const zs_group *group, const char *what);
+
+/* The ranks of `group` that pass member, ordered by key. Collective on group. */
+zs_group zs_group_select(const zs_comm *comm, const zs_group *group, bool member, int key, const char *what);
+void zs_group_free(zs_group *group);
+
+/* "simulators {0, 1}": the world's numbers of pod ranks, without this rank; at most `size` bytes. */
+void zs_pod_describe(const zs_comm *comm, const char *name, const int *pod_ranks, int count, char *out,
+                     size_t size);
+
+#endif

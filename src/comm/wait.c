@@ -1,0 +1,58 @@
+/* Waiting for other ranks: a test loop that gives the core away and ends at a deadline.
+ *
+ * Blocking MPI calls spin, and never end when a rank is lost. Here a short wait costs a few tests; a longer
+ * one sleeps between tests for a sixteenth of the time already waited, up to 200 us, so that ranks which wait
+ * leave the cores to ranks which work. */
+#include "internal.h"
+
+#include "zerosearch/log.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define SPIN_SECONDS  100e-6
+#define LONGEST_SLEEP 200e-6
+/* All ranks that wait should have the time to say so before the first of them ends the job. */
+#define GRACE_SECONDS 1.0
+
+static void sleep_seconds(double seconds) {
+    struct timespec time = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    nanosleep(&time, NULL);
+}
+
+static void __attribute__((noreturn)) expire(const zs_comm *comm, const char *what) {
+    const char *phase = zs_log_phase();
+    bool has_phase = phase && phase[0];
+    fprintf(stderr, "zerosearch: rank %d (%s) waited %g s%s%s, step %lld, for %s\n", comm->world.rank,
+            comm->role[0] ? comm->role : "no role", comm->deadline, has_phase ? " in phase " : "",
+            has_phase ? phase : "", (long long)zs_log_step(), what);
+    fflush(stderr);
+    sleep_seconds(GRACE_SECONDS);
+    MPI_Abort(comm->world.comm, ZS_FAILED);
+    _Exit(ZS_FAILED);
+}
+
+void zs_comm_wait_all(const zs_comm *comm, int count, MPI_Request *requests, const char *what) {
+    int done = 0;
+    MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE);
+    if (done) return;
+    double start = zs_seconds();
+    for (;;) {
+        MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE);
+        if (done) return;
+        double waited = zs_seconds() - start;
+        if (waited > comm->deadline) expire(comm, what);
+        if (waited < SPIN_SECONDS) {
+            sched_yield();
+        } else {
+            double nap = waited / 16;
+            sleep_seconds(nap < LONGEST_SLEEP ? nap : LONGEST_SLEEP);
+        }
+    }
+}
+
+void zs_comm_wait(const zs_comm *comm, MPI_Request *request, const char *what) {
+    zs_comm_wait_all(comm, 1, request, what);
+}
