@@ -115,7 +115,7 @@ zs_status zs_comm_start(int *argc, char ***argv, zs_comm *comm, zs_error *err) {
 }
 
 static void undivide(zs_comm *comm) {
-    zs_log_set_role("");
+    zs_log_set_role("none");
     zs_group_free(&comm->pod);
     zs_group_free(&comm->learners);
     zs_group_free(&comm->rollouts);

@@ -25,9 +25,14 @@ static void sleep_seconds(double seconds) {
 static void __attribute__((noreturn)) expire(const zs_comm *comm, const char *what) {
     const char *phase = zs_log_phase();
     bool has_phase = phase && phase[0];
-    fprintf(stderr, "zerosearch: rank %d (%s) waited %g s%s%s, step %lld, for %s\n", comm->world.rank,
-            comm->role[0] ? comm->role : "no role", comm->deadline, has_phase ? " in phase " : "",
-            has_phase ? phase : "", (long long)zs_log_step(), what);
+    char line[1000];
+    snprintf(line, sizeof line, "rank %d (%s) waited %g s%s%s, step %lld, for %s", comm->world.rank,
+             comm->role[0] ? comm->role : "no role", comm->deadline, has_phase ? " in phase " : "",
+             has_phase ? phase : "", (long long)zs_log_step(), what);
+    if (comm->world.rank == 0)
+        zs_log(ZS_LOG_ERROR, "%s", line); /* also ends an open progress line */
+    else
+        fprintf(stderr, "error: %s\n", line);
     fflush(stderr);
     sleep_seconds(GRACE_SECONDS);
     MPI_Abort(comm->world.comm, ZS_FAILED);
