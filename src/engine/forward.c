@@ -1,0 +1,150 @@
+/* One packed step through the layers: prompt chunks and decode rows as one batch.
+ *
+ * A mixed batch rather than prefill and decode apart: the decode rows ride on the GEMMs of the chunk, and
+ * there is one path to get right. In the last layer only rows whose successor is sampled go on after their
+ * keys and values are stored. */
+#include "internal.h"
+
+#include "zerosearch/kernels.h"
+#include "zerosearch/memory.h"
+
+#include <omp.h>
+#include <string.h>
+
+/* Rows of logits kept at a time: about 16 MB. */
+static int64_t logit_rows(const zs_model_config *config, int64_t max_samples) {
+    int64_t rows = (4 << 20) / config->vocab_size;
+    rows = rows < ZS_LANES ? ZS_LANES : rows;
+    return rows < max_samples ? rows : max_samples;
+}
+
+static int64_t qkv_width(const zs_model_config *config) {
+    return (config->num_attention_heads + 2 * config->num_key_value_heads) * config->head_dim;
+}
+
+static int64_t scratch_width(const zs_model_config *config, int64_t max_length) {
+    return zs_paged_scratch(max_length, zs_round_up(config->head_dim, ZS_LANES));
+}
+
+int64_t zs_step_buffers_bytes(const zs_model_config *config, int64_t max_rows, int64_t max_samples,
+                              int64_t max_length) {
+    int64_t row = 2 * config->hidden_size + qkv_width(config) +
+                  config->num_attention_heads * config->head_dim + 3 * config->intermediate_size + 1;
+    int64_t floats = max_rows * row + max_length * config->head_dim +
+                     logit_rows(config, max_samples) * config->vocab_size +
+                     omp_get_max_threads() * scratch_width(config, max_length);
+    return floats * (int64_t)sizeof(float);
+}
+
+void zs_step_buffers_create(zs_step_buffers *b, const zs_model_config *config, int64_t max_rows,
+                            int64_t max_samples, int64_t max_length) {
+    int64_t half = config->head_dim / 2;
+    *b = (zs_step_buffers){.max_rows = max_rows,
+                           .max_samples = max_samples,
+                           .logit_rows = logit_rows(config, max_samples),
+                           .threads = omp_get_max_threads(),
+                           .scratch_stride = scratch_width(config, max_length)};
+    b->cos_table = ZS_NEW(float, max_length *half);
+    b->sin_table = ZS_NEW(float, max_length *half);
+    double *inv_freq = ZS_NEW(double, half);
+    zs_rope_frequencies(config, inv_freq);
+    zs_rope_tables(max_length, half, inv_freq, b->cos_table, b->sin_table);
+    zs_free(inv_freq);
+    b->x = ZS_NEW(float, max_rows * config->hidden_size);
+    b->normed = ZS_NEW(float, max_rows * config->hidden_size);
+    b->qkv = ZS_NEW(float, max_rows *qkv_width(config));
+    b->attended = ZS_NEW(float, max_rows * config->num_attention_heads * config->head_dim);
+    b->gate_up = ZS_NEW(float, max_rows * 2 * config->intermediate_size);
+    b->activated = ZS_NEW(float, max_rows * config->intermediate_size);
+    b->inv_rms = ZS_NEW(float, max_rows);
+    b->logits = ZS_NEW(float, b->logit_rows * config->vocab_size);
+    b->scratch = ZS_NEW(float, b->threads * b->scratch_stride);
+}
+
+void zs_step_buffers_destroy(zs_step_buffers *b) {
+    float *all[] = {b->cos_table, b->sin_table, b->x,       b->normed, b->qkv,    b->attended,
+                    b->gate_up,   b->activated, b->inv_rms, b->logits, b->scratch};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        zs_free(all[i]);
+}
+
+static void attention_input(const zs_model *model, const zs_layer_offsets *layer, zs_step_buffers *b,
+                            const zs_step *step) {
+    const zs_model_config *config = &model->config;
+    int64_t width = qkv_width(config);
+    zs_rmsnorm_forward(step->rows, config->hidden_size, config->rms_norm_eps, b->x,
+                       model->params + layer->input_norm, b->normed, b->inv_rms);
+    if (layer->qkv_bias >= 0)
+        for (int64_t r = 0; r < step->rows; r++)
+            memcpy(b->qkv + r * width, model->params + layer->qkv_bias, (size_t)width * sizeof(float));
+    zs_row_gemm(step->rows, width, config->hidden_size, b->normed, model->params + layer->qkv,
+                layer->qkv_bias >= 0 ? 1.0f : 0.0f, b->qkv, b->threads);
+    zs_rope_apply(step->rows, config->num_attention_heads + config->num_key_value_heads, config->head_dim,
+                  width, step->positions, b->cos_table, b->sin_table, false, b->qkv);
+}
+
+/* Moves the sampled rows to the front; from here on a row is a sample. */
+static void keep_sampled_rows(const zs_model_config *config, zs_step_buffers *b, zs_step *step) {
+    int64_t width = qkv_width(config);
+    for (int64_t i = 0; i < step->num_samples; i++) {
+        int64_t row = step->sample_rows[i];
+        zs_segment *segment = &step->segments[i], last = step->segments[step->sample_segments[i]];
+        memmove(b->x + i * config->hidden_size, b->x + row * config->hidden_size,
+                (size_t)config->hidden_size * sizeof(float));
+        memmove(b->qkv + i * width, b->qkv + row * width, (size_t)width * sizeof(float));
+        *segment = (zs_segment){
+            .row = i, .count = 1, .position = last.position + last.count - 1, .pages = last.pages};
+    }
+    step->rows = step->num_segments = step->num_samples;
+}
+
+static void attention_output(const zs_model *model, const zs_layer_offsets *layer, zs_step_buffers *b,
+                             int64_t rows) {
+    const zs_model_config *config = &model->config;
+    int64_t hidden = config->hidden_size, middle = config->intermediate_size;
+    zs_row_gemm(rows, hidden, config->num_attention_heads * config->head_dim, b->attended,
+                model->params + layer->o_proj, 1.0f, b->x, b->threads);
+    zs_rmsnorm_forward(rows, hidden, config->rms_norm_eps, b->x, model->params + layer->post_norm, b->normed,
+                       b->inv_rms);
+    zs_row_gemm(rows, 2 * middle, hidden, b->normed, model->params + layer->gate_up, 0.0f, b->gate_up,
+                b->threads);
+    zs_swiglu_forward(rows, middle, b->gate_up, b->activated);
+    zs_row_gemm(rows, hidden, middle, b->activated, model->params + layer->down_proj, 1.0f, b->x, b->threads);
+}
+
+static void sample_rows(const zs_model *model, zs_step_buffers *b, zs_step *step) {
+    const zs_model_config *config = &model->config;
+    int64_t hidden = config->hidden_size, vocab = config->vocab_size;
+    zs_rmsnorm_forward(step->num_samples, hidden, config->rms_norm_eps, b->x,
+                       model->params + model->final_norm, b->normed, b->inv_rms);
+    for (int64_t begin = 0; begin < step->num_samples; begin += b->logit_rows) {
+        int64_t left = step->num_samples - begin, rows = left < b->logit_rows ? left : b->logit_rows;
+        zs_row_gemm(rows, vocab, hidden, b->normed + begin * hidden, model->params + model->head, 0.0f,
+                    b->logits, b->threads);
+#pragma omp parallel for schedule(dynamic) num_threads(b->threads) if (b->threads > 1 && rows * vocab > 40000)
+        for (int64_t r = 0; r < rows; r++)
+            step->tokens[begin + r] = zs_sample(b->logits + r * vocab, vocab, step->sampling[begin + r],
+                                                step->uniforms[begin + r], &step->log_prob[begin + r]);
+    }
+}
+
+void zs_step_run(const zs_model *model, zs_kv_cache *cache, zs_step_buffers *b, zs_step *step) {
+    const zs_model_config *config = &model->config;
+    int64_t width = qkv_width(config), heads = config->num_attention_heads;
+    for (int64_t r = 0; r < step->rows; r++)
+        memcpy(b->x + r * config->hidden_size,
+               model->params + model->embed + step->ids[r] * config->hidden_size,
+               (size_t)config->hidden_size * sizeof(float));
+    for (int64_t l = 0; l < config->num_hidden_layers; l++) {
+        const zs_layer_offsets *layer = &model->layers[l];
+        attention_input(model, layer, b, step);
+        zs_paged_store(cache, l, step->num_segments, step->segments, heads, b->qkv, width);
+        if (l == config->num_hidden_layers - 1 && step->num_samples < step->rows)
+            keep_sampled_rows(config, b, step);
+        if (step->rows == 0) return;
+        zs_paged_attention(cache, l, step->num_segments, step->segments, heads, b->qkv, width, b->attended,
+                           b->scratch, b->scratch_stride, b->threads);
+        attention_output(model, layer, b, step->rows);
+    }
+    sample_rows(model, b, step);
+}
