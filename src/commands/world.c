@@ -1,0 +1,165 @@
+/* zerosearch world: writes the demo world, its questions, and the texts to learn from. */
+#include "zerosearch/command.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+#include "zerosearch/tokenizer.h"
+#include "zerosearch/world.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const zs_world_text_options defaults = {
+    .min_documents = 4, .max_documents = 6, .observation_weight = 0.02, .name_weight = 0.05};
+
+/* The part of the seed that is its own for each file: no two share a draw. */
+enum { BASE_1 = 1, BASE_2, SIMULATOR, PROBE, SAMPLES, QUESTIONS };
+static uint64_t seed_of(uint64_t seed, int file) {
+    return seed * 16 + (uint64_t)file;
+}
+
+static zs_status write_and_free(const char *folder, const char *name, zs_string *text, zs_error *err) {
+    char path[1000];
+    zs_status status =
+        zs_file_write(zs_path_join(path, sizeof path, folder, name), text->data, text->length, err);
+    zs_string_free(text);
+    return status;
+}
+
+static zs_status write_world(const char *folder, uint64_t seed, const char *name, zs_world_split split,
+                             const zs_world_sizes *sizes, int64_t questions, zs_error *err) {
+    char file[100], path[1000], prefix[40];
+    zs_world world;
+    zs_world_make(seed, split, sizes, &world);
+    snprintf(file, sizeof file, "corpus_%s.jsonl", name);
+    zs_status status = zs_world_write_corpus(&world, zs_path_join(path, sizeof path, folder, file), err);
+    snprintf(file, sizeof file, "qa_%s.jsonl", name);
+    snprintf(prefix, sizeof prefix, "%s_", name);
+    if (status == ZS_OK) {
+        zs_path_join(path, sizeof path, folder, file);
+        status = zs_world_write_questions(&world, seed_of(seed, QUESTIONS), questions, prefix, path, err);
+    }
+    zs_world_free(&world);
+    return status;
+}
+
+static zs_status write_training(const char *folder, uint64_t seed, int64_t base_1, int64_t base_2,
+                                int64_t simulator, zs_error *err) {
+    zs_string text = {0};
+    zs_status status = ZS_OK;
+    for (int64_t i = 0; i < base_1; i++) {
+        zs_world_text_options options = defaults;
+        zs_world_kind kind = zs_world_first_stage(seed_of(seed, BASE_1), i, base_1, &options);
+        zs_world_text(seed_of(seed, BASE_1), kind, i, &options, &text, NULL);
+    }
+    status = write_and_free(folder, "base_1.jsonl", &text, err);
+    for (int64_t i = 0; i < base_2 && status == ZS_OK; i++) {
+        zs_world_text_options options = defaults;
+        zs_world_kind kind = zs_world_second_stage(seed_of(seed, BASE_2), i, &options);
+        zs_world_text(seed_of(seed, BASE_2), kind, i, &options, &text, NULL);
+    }
+    if (status == ZS_OK) status = write_and_free(folder, "base_2.jsonl", &text, err);
+    for (int64_t i = 0; i < simulator && status == ZS_OK; i++) {
+        zs_world_text_options options = defaults;
+        options.observation_weight = 0;
+        zs_world_text(seed_of(seed, SIMULATOR), ZS_WORLD_SIMULATOR, i, &options, &text, NULL);
+    }
+    return status == ZS_OK ? write_and_free(folder, "simulator.jsonl", &text, err) : status;
+}
+
+/* Held-out items whose weight-1 tokens are copied objects: how well the model reads. */
+static zs_status write_probe(const char *folder, uint64_t seed, zs_error *err) {
+    zs_string text = {0};
+    for (int64_t i = 0; i < 96 * 2; i++) {
+        zs_world_text_options options = defaults;
+        options.split = ZS_WORLD_DEV;
+        options.clean = options.graded = true;
+        options.min_documents = options.max_documents = ZS_WORLD_TOP_K;
+        zs_world_text(seed_of(seed, PROBE), i % 2 ? ZS_WORLD_TRANSCRIPT : ZS_WORLD_READING, i, &options,
+                      &text, NULL);
+    }
+    return write_and_free(folder, "probe.jsonl", &text, err);
+}
+
+/* Sample texts, and the tokenizer trained on them. */
+static zs_status write_tokenizer(const char *folder, uint64_t seed, int64_t vocab_size, zs_error *err) {
+    zs_string text = {0};
+    for (int64_t i = 0; i < 8000; i++) {
+        zs_world_text_options options = defaults;
+        options.clean = i % 8 == 0;
+        zs_world_text(seed_of(seed, SAMPLES), (zs_world_kind)(i % ZS_WORLD_NUM_KINDS), i, &options, NULL,
+                      &text);
+        zs_string_puts(&text, "\n");
+        /* What the environment says, so that it is cheap too. */
+        if (i % 16 == 0)
+            zs_string_puts(&text, "<information>Doc 1: No information available</information>\n");
+        if (i % 16 == 8) zs_string_puts(&text, "\nSearch or answer.\n");
+    }
+    char path[1000];
+    const char *texts[] = {text.data};
+    zs_tokenizer *tokenizer = NULL;
+    zs_status status = zs_tokenizer_train(texts, &text.length, 1, vocab_size, zs_world_specials,
+                                          zs_world_num_specials, zs_world_pattern, &tokenizer, err);
+    if (status == ZS_OK) {
+        status = zs_tokenizer_save(tokenizer, zs_path_join(path, sizeof path, folder, "tokenizer.json"), err);
+    }
+    zs_tokenizer_destroy(tokenizer);
+    zs_status written = write_and_free(folder, "tokenizer.txt", &text, status == ZS_OK ? err : NULL);
+    return status == ZS_OK ? written : status;
+}
+
+static zs_status make_all(const zs_arguments *arguments, zs_error *err) {
+    const char *folder;
+    int64_t seed = 1, base_1 = 0, base_2 = 0, simulator = 0, vocab_size = 0, questions = 0;
+    static const zs_world_sizes train = {400, 200, 50, 200, 200}, test = {150, 75, 18, 75, 75},
+                                dev = {100, 50, 12, 50, 50};
+    zs_status status = zs_arg_need(arguments, "out", &folder, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "seed", 1, &seed, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "base-1", 45000, &base_1, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "base-2", 60000, &base_2, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "simulator", 16000, &simulator, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "vocab-size", 768, &vocab_size, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "questions", 400, &questions, err);
+    if (status != ZS_OK) return status;
+    if (seed < 0 || base_1 < 1 || base_2 < 1 || simulator < 1 || questions < 1) {
+        return zs_fail(err, ZS_USAGE, "world: seed must be >= 0 and the counts >= 1");
+    }
+    status = zs_make_folder(folder, err);
+    uint64_t s = (uint64_t)seed;
+    if (status == ZS_OK) status = write_world(folder, s, "train", ZS_WORLD_TRAIN, &train, 4000, err);
+    if (status == ZS_OK) status = write_world(folder, s, "dev", ZS_WORLD_DEV, &dev, 200, err);
+    if (status == ZS_OK) status = write_world(folder, s, "test", ZS_WORLD_TEST, &test, questions, err);
+    if (status == ZS_OK) status = write_training(folder, s, base_1, base_2, simulator, err);
+    if (status == ZS_OK) status = write_probe(folder, s, err);
+    if (status == ZS_OK) status = write_tokenizer(folder, s, vocab_size, err);
+    if (status == ZS_OK) zs_log(ZS_LOG_INFO, "the demo world of seed %lld is in %s", (long long)seed, folder);
+    return status;
+}
+
+/* One process writes; the others wait for its word. */
+static zs_status run(const zs_arguments *arguments, zs_error *err) {
+    zs_status status = arguments->comm->world.rank == 0 ? make_all(arguments, err) : ZS_OK;
+    return zs_comm_agree(arguments->comm, &arguments->comm->world, status, err);
+}
+
+static const zs_option options[] = {
+    {"out", "DIR", "folder to write to (made if missing)"},
+    {"seed", "N", "everything is a function of it (1)"},
+    {"questions", "N", "test questions (400)"},
+    {"base-1", "N", "examples of the first pre-training stage (45000)"},
+    {"base-2", "N", "examples of the second (60000)"},
+    {"simulator", "N", "examples of simulation tuning (16000)"},
+    {"vocab-size", "N", "entries of the tokenizer (768)"},
+    {NULL, NULL, NULL},
+};
+
+const zs_command zs_command_world = {
+    .name = "world",
+    .summary = "makes the demo world: facts, passages, question sets, training texts, tokenizer",
+    .usage =
+        "zerosearch world --out DIR [--seed N] [--questions N] [--base-1 N] [--base-2 N] [--simulator N]\n"
+        "Writes corpus_*.jsonl and qa_*.jsonl of the train, dev and test worlds (dev and test: entities\n"
+        "whose names occur in no training text), base_1, base_2, simulator and probe.jsonl, tokenizer.txt\n"
+        "and tokenizer.json.",
+    .options = options,
+    .run = run,
+};
