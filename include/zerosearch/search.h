@@ -80,6 +80,9 @@ zs_search *zs_search_simulator(const zs_simulator_options *options);
  * dropped; without any "Doc" mark the whole text counts as one document). Appends "Doc 1: ...\nDoc 2: ..." to
  * out. */
 void zs_search_format_documents(const char *raw, int64_t length, int top_k, zs_string *out);
+/* Appends one document as a line "Doc NUMBER: text" (a newline before it when number > 1), white space
+ * folded. False, and nothing appended, when the text is empty. */
+bool zs_search_append_document(const char *text, int64_t length, int number, zs_string *out);
 
 /* The curriculum: probability that documents are noisy at step i of total (ZeroSearch eq. 3):
  * p_i = start + (base^(i/total) - 1) / (base - 1) * (end - start). base 1: linear. */
