@@ -1,0 +1,89 @@
+/* Weight broadcast: the pod's first learner -> its rollouts that are not learners, in buckets of MPI_Ibcast.
+ *
+ * A window of buckets is in flight; as one ends the next is posted, always in order, since every rank must
+ * post a communicator's collectives in the same order. */
+#include "internal.h"
+
+#include "zerosearch/memory.h"
+
+#define WINDOW 8
+
+struct zs_weights {
+    const zs_comm *comm;
+    zs_group group; /* rank 0: the learner; one rank or none: nothing to send */
+    int64_t num_params, bucket_params, num_buckets;
+    MPI_Request requests[WINDOW]; /* of bucket b: requests[b % WINDOW] */
+    int64_t num_posted, num_done;
+    float *params; /* NULL between broadcasts */
+    char what[400];
+};
+
+zs_weights *zs_weights_create(const zs_comm *comm, int64_t num_params, int64_t bucket_params) {
+    ZS_ASSERT(num_params >= 0 && bucket_params > 0, "%lld parameters in buckets of %lld",
+              (long long)num_params, (long long)bucket_params);
+    zs_weights *weights = ZS_NEW(zs_weights, 1);
+    weights->comm = comm;
+    weights->num_params = num_params;
+    weights->bucket_params = zs_mpi_count(bucket_params);
+    weights->num_buckets = (num_params + bucket_params - 1) / bucket_params;
+    for (int i = 0; i < WINDOW; i++)
+        weights->requests[i] = MPI_REQUEST_NULL;
+
+    bool is_root = comm->num_pod_learners > 0 && comm->pod.rank == comm->pod_learners[0];
+    bool receives = comm->is_rollout && !comm->is_learner && comm->num_pod_learners > 0;
+    weights->group = zs_group_select(comm, &comm->pod, is_root || receives, is_root ? 0 : 1 + comm->pod.rank,
+                                     "the pod, to make the weight broadcast");
+    if (is_root)
+        zs_pod_describe(comm, "rollouts to take weights:", comm->pod_rollouts, comm->num_pod_rollouts,
+                        weights->what, sizeof weights->what);
+    else
+        zs_pod_describe(comm, "weights from learner", comm->pod_learners, comm->num_pod_learners > 0,
+                        weights->what, sizeof weights->what);
+    return weights;
+}
+
+void zs_weights_destroy(zs_weights *weights) {
+    if (!weights) return;
+    if (weights->params) zs_weights_finish(weights);
+    zs_group_free(&weights->group);
+    zs_free(weights);
+}
+
+static void post(zs_weights *weights) {
+    while (weights->num_posted < weights->num_buckets && weights->num_posted - weights->num_done < WINDOW) {
+        int64_t begin = weights->num_posted * weights->bucket_params;
+        int64_t left = weights->num_params - begin;
+        int count = zs_mpi_count(left < weights->bucket_params ? left : weights->bucket_params);
+        MPI_Ibcast(weights->params + begin, count, MPI_FLOAT, 0, weights->group.comm,
+                   &weights->requests[weights->num_posted++ % WINDOW]);
+    }
+}
+
+void zs_weights_begin(zs_weights *weights, float *params) {
+    ZS_ASSERT(!weights->params, "a weight broadcast began inside another");
+    if (weights->group.size < 2) return;
+    weights->params = params;
+    weights->num_posted = weights->num_done = 0;
+    post(weights);
+}
+
+void zs_weights_poll(zs_weights *weights) {
+    if (!weights->params) return;
+    while (weights->num_done < weights->num_posted) {
+        int done = 0;
+        MPI_Test(&weights->requests[weights->num_done % WINDOW], &done, MPI_STATUS_IGNORE);
+        if (!done) return;
+        weights->num_done++;
+        post(weights);
+    }
+}
+
+void zs_weights_finish(zs_weights *weights) {
+    if (!weights->params) return;
+    while (weights->num_done < weights->num_buckets) {
+        zs_comm_wait(weights->comm, &weights->requests[weights->num_done % WINDOW], weights->what);
+        weights->num_done++;
+        post(weights);
+    }
+    weights->params = NULL;
+}

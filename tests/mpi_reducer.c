@@ -1,0 +1,192 @@
+/* ranks: 1 2 3 4 */
+/* Gradient reduction against a sum in double, against itself bit for bit, and gathering; weight broadcast. */
+#include "zerosearch/comm.h"
+#include "zerosearch/memory.h"
+#include "zerosearch/rng.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static zs_comm comm;
+static zs_rng jitter; /* timing and cuts: differs from run to run */
+
+static void divide(zs_layout layout, int s, int r, int l, int pods) {
+    zs_error err = {0};
+    assert_int_equal(zs_comm_divide(&comm, layout, s, r, l, pods, true, &err), ZS_OK);
+}
+
+static void fill(float *values, int64_t count, int64_t which, int rank) {
+    zs_rng rng = zs_rng_make(7, ZS_STREAM_TEST, which, rank, 0);
+    for (int64_t i = 0; i < count; i++)
+        values[i] = (float)zs_rng_normal(&rng);
+}
+
+/* Gives the buffer from its top down in random pieces, as backward does, to a random depth. */
+static void give_ready(zs_reducer *reducer, float *grads, int64_t num_params) {
+    int64_t end = num_params;
+    while (end > 0 && zs_rng_below(&jitter, 8)) {
+        int64_t begin = end - 1 - zs_rng_below(&jitter, end < 400 ? end : 400);
+        zs_reducer_ready(reducer, grads, begin, end);
+        if (zs_rng_below(&jitter, 2)) zs_reducer_poll(reducer);
+        if (zs_rng_below(&jitter, 30) == 0) usleep(200);
+        end = begin;
+    }
+}
+
+static void check_shards(const zs_reducer *reducer, int64_t num_params) {
+    double *owners = ZS_NEW(double, num_params);
+    const zs_span *spans;
+    int count = zs_reducer_spans(reducer, &spans);
+    int64_t end = 0;
+    for (int s = 0; s < count; s++) {
+        assert_true(spans[s].begin >= end && spans[s].count > 0);
+        end = spans[s].begin + spans[s].count;
+        assert_true(end <= num_params);
+        for (int64_t i = spans[s].begin; i < end; i++)
+            owners[i] += 1;
+    }
+    zs_comm_sum(&comm, &comm.learners, owners, (int)num_params, "the test");
+    for (int64_t i = 0; i < num_params; i++)
+        assert_float_equal(owners[i], 1, 0); /* each has one owner */
+    if (comm.learners.size == 1 && num_params > 0) assert_int_equal(count, 1);
+    zs_free(owners);
+}
+
+static void check_reduction(int64_t num_params, int64_t bucket) {
+    zs_reducer *reducer = zs_reducer_create(&comm, num_params, bucket);
+    if (!comm.is_learner) { /* harmless elsewhere */
+        const zs_span *spans;
+        assert_int_equal(zs_reducer_spans(reducer, &spans), 0);
+        zs_reducer_finish(reducer, NULL);
+        zs_reducer_gather(reducer, NULL);
+        zs_reducer_destroy(reducer);
+        return;
+    }
+    check_shards(reducer, num_params);
+    float *grads = ZS_NEW(float, num_params), *first = ZS_NEW(float, num_params);
+    double *sum = ZS_NEW(double, num_params), *size = ZS_NEW(double, num_params);
+    for (int r = 0; r < comm.learners.size; r++) {
+        fill(grads, num_params, num_params, r);
+        for (int64_t i = 0; i < num_params; i++)
+            sum[i] += grads[i], size[i] += fabs(grads[i]);
+    }
+    const zs_span *spans;
+    int count = zs_reducer_spans(reducer, &spans);
+    for (int repeat = 0; repeat < 3; repeat++) {
+        fill(grads, num_params, num_params, comm.learners.rank);
+        give_ready(reducer, grads, num_params);
+        zs_reducer_finish(reducer, grads);
+        for (int s = 0; s < count; s++) {
+            size_t bytes = (size_t)spans[s].count * sizeof(float);
+            for (int64_t i = spans[s].begin; i < spans[s].begin + spans[s].count; i++)
+                assert_true(fabs(grads[i] - sum[i]) <= 4e-7 * size[i]);
+            if (repeat) assert_memory_equal(grads + spans[s].begin, first + spans[s].begin, bytes);
+            memcpy(first + spans[s].begin, grads + spans[s].begin, bytes);
+        }
+    }
+    /* Every learner knows its own spans only; after gathering all have all. */
+    float *params = ZS_NEW(float, num_params), *whole = ZS_NEW(float, num_params);
+    fill(whole, num_params, -1, 0);
+    for (int64_t i = 0; i < num_params; i++)
+        params[i] = NAN;
+    for (int s = 0; s < count; s++)
+        memcpy(params + spans[s].begin, whole + spans[s].begin, (size_t)spans[s].count * sizeof(float));
+    zs_reducer_gather(reducer, params);
+    assert_memory_equal(params, whole, (size_t)num_params * sizeof(float));
+    zs_free(params);
+    zs_free(whole);
+    zs_free(grads);
+    zs_free(first);
+    zs_free(sum);
+    zs_free(size);
+    zs_reducer_destroy(reducer);
+}
+
+static void check_sizes(void) {
+    static const int64_t sizes[][2] = {{10000, 1000}, {10007, 640}, {5000, 1 << 20}, {1000, 999},
+                                       {3, 1},        {2, 100},     {1, 1},          {0, 10}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        check_reduction(sizes[i][0], sizes[i][1]);
+}
+
+static void test_all_learners(void **state) {
+    (void)state;
+    divide(ZS_LAYOUT_COLOCATED, 1, 1, 1, 1);
+    check_sizes();
+    divide(ZS_LAYOUT_COLOCATED, 1, 1, 1, comm.world.size); /* pods do not part the learners */
+    assert_int_equal(comm.learners.size, comm.world.size);
+    check_sizes();
+}
+
+static void test_some_learners(void **state) {
+    (void)state;
+    divide(ZS_LAYOUT_AUTO, 1, 1, 5, 1); /* 1, 1, 1, 2 learners */
+    check_sizes();
+    if (comm.world.size < 4) return;
+    divide(ZS_LAYOUT_AUTO, 1, 1, 1, 2); /* in each pod one learner and one rollout */
+    check_sizes();
+}
+
+/* --- weights --- */
+
+static void check_weights(int64_t num_params, int64_t bucket) {
+    zs_weights *weights = zs_weights_create(&comm, num_params, bucket);
+    float *params = ZS_NEW(float, num_params), *expected = ZS_NEW(float, num_params);
+    bool takes_part = comm.is_learner || comm.is_rollout;
+    for (int step = 0; step < 3; step++) {
+        fill(expected, num_params, step, comm.pod_index);
+        for (int64_t i = 0; i < num_params; i++)
+            params[i] = comm.is_learner ? expected[i] : NAN;
+        zs_weights_begin(weights, params);
+        for (int64_t polls = zs_rng_below(&jitter, 20); polls > 0; polls--)
+            zs_weights_poll(weights);
+        zs_weights_finish(weights);
+        for (int64_t i = 0; i < num_params; i++)
+            assert_true(takes_part ? params[i] == expected[i] : isnan(params[i]));
+    }
+    zs_weights_begin(weights, params); /* destroy ends what is under way */
+    zs_weights_destroy(weights);
+    zs_free(params);
+    zs_free(expected);
+}
+
+static void check_weight_sizes(void) {
+    check_weights(10000, 100); /* more buckets than are in flight */
+    check_weights(1001, 250);
+    check_weights(5, 1 << 20);
+    check_weights(0, 10);
+}
+
+static void test_weights(void **state) {
+    (void)state;
+    divide(ZS_LAYOUT_COLOCATED, 1, 1, 1, 1);
+    check_weight_sizes();
+    divide(ZS_LAYOUT_AUTO, 1, 2, 1, 1);
+    check_weight_sizes();
+    divide(ZS_LAYOUT_AUTO, 1, 1, 2, 1);
+    check_weight_sizes();
+    if (comm.world.size < 4) return;
+    divide(ZS_LAYOUT_AUTO, 1, 1, 1, 2);
+    check_weight_sizes();
+}
+
+int main(int argc, char **argv) {
+    zs_error err = {0};
+    if (zs_comm_start(&argc, &argv, &comm, &err) != ZS_OK) return 1;
+    comm.deadline = 120; /* a failed assert on one rank leaves the others waiting */
+    jitter = zs_rng_make((uint64_t)getpid(), ZS_STREAM_TEST, 0, 0, comm.world.rank);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_all_learners),
+                                       cmocka_unit_test(test_some_learners), cmocka_unit_test(test_weights)};
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (failed) MPI_Abort(comm.world.comm, 1);
+    zs_comm_finish(&comm);
+    return 0;
+}
