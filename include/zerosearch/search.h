@@ -8,6 +8,7 @@
 #include "zerosearch/error.h"
 #include "zerosearch/model.h"
 #include "zerosearch/strings.h"
+#include "zerosearch/template.h"
 #include "zerosearch/tokenizer.h"
 
 #include <stdbool.h>
@@ -87,12 +88,5 @@ bool zs_search_append_document(const char *text, int64_t length, int number, zs_
 /* The curriculum: probability that documents are noisy at step i of total (ZeroSearch eq. 3):
  * p_i = start + (base^(i/total) - 1) / (base - 1) * (end - start). base 1: linear. */
 double zs_curriculum_noise(double start, double end, double base, int64_t step, int64_t total);
-
-/* Prompt templates. zs_template_load reads `configs/prompts/NAME.txt` (a name) or a path (has a slash or
- * .txt). zs_template_fill replaces {name} for each of the n names; unknown {words} in the template are an
- * error. */
-zs_status zs_template_load(const char *name_or_path, zs_string *out, zs_error *err);
-zs_status zs_template_fill(const char *text, const char *const *names, const char *const *values, int n,
-                           zs_string *out, zs_error *err);
 
 #endif
