@@ -14,8 +14,10 @@ typedef enum zs_token_kind {
 
 /* Fixed-size facts of one episode. */
 typedef struct zs_episode_info {
-    int64_t question, sample; /* question: index in the set; sample: 0..G-1 */
-    int64_t length;           /* tokens */
+    int64_t question;       /* its place in the step's batch: the GRPO group */
+    int64_t sample;         /* 0 .. samples - 1 */
+    int64_t question_index; /* its place in the question set */
+    int64_t length;         /* tokens */
     double reward, em, cover_em, f1;
     double advantage;
     int32_t turns, searches, noisy_searches, invalid_actions;

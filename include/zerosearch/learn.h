@@ -1,0 +1,97 @@
+/* What learning computes: advantages, policy losses, the optimizer and its schedule, packing.
+ *
+ * GRPO stands here; REINFORCE and its relatives are other advantage functions beside zs_advantage_grpo, PPO
+ * also needs a value model and zs_value_* beside zs_policy_loss (the method issue). */
+#ifndef ZEROSEARCH_LEARN_H
+#define ZEROSEARCH_LEARN_H
+
+#include "zerosearch/comm.h"
+#include "zerosearch/config.h"
+#include "zerosearch/episode.h"
+#include "zerosearch/kernels.h"
+#include "zerosearch/model.h"
+
+/* Group-relative advantage (Shao et al. 2024, DeepSeekMath eq. 1): (score - mean) / (std + 1e-6) within each
+ * group, std unbiased; without `normalize` only the mean is subtracted (Dr. GRPO, Liu et al. 2025). A group
+ * of one gets 0. score, advantage [n]; group [n]: equal numbers belong together, in any order. */
+void zs_advantage_grpo(int64_t n, const double *score, const int64_t *group, bool normalize,
+                       double *advantage);
+
+typedef enum zs_kl_type { ZS_KL_K1, ZS_KL_K2, ZS_KL_K3 } zs_kl_type;
+
+/* KL estimates of Schulman (2020), d = ref - log_prob: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1.
+ * Returns the estimate; *gradient (may be NULL) is its derivative by log_prob. */
+double zs_kl_estimate(zs_kl_type type, double log_prob, double ref_log_prob, double *gradient);
+
+typedef struct zs_policy_loss {
+    double clip_low, clip_high; /* the ratio is clipped to [1 - low, 1 + high] */
+    double kl_coef;             /* of the KL to the reference in the loss; 0: none */
+    zs_kl_type kl_type;
+    double denominator; /* the loss is the sum over tokens divided by this (number of masked tokens) */
+} zs_policy_loss;
+
+/* Sums over tokens, to be added up over micro-batches and ranks. */
+typedef struct zs_policy_sums {
+    double tokens, loss, kl, clipped, entropy, mismatch /* |log_prob - old| */;
+} zs_policy_sums;
+
+/* Clipped surrogate (Schulman et al. 2017, PPO eq. 7) with the KL term (DeepSeekMath eq. 3): per token
+ *   -min(r A, clip(r) A) + kl_coef KL,  r = exp(log_prob - old_log_prob),
+ * over the tokens with mask != 0. All arrays [n]; advantage per token. ref_log_prob may be NULL when kl_coef
+ * is 0; entropy may be NULL. coefficient[t] = d loss / d log_prob[t] (0 outside the mask). Adds to sums. */
+void zs_policy_loss_tokens(const zs_policy_loss *loss, int64_t n, const uint8_t *mask, const float *log_prob,
+                           const float *old_log_prob, const float *ref_log_prob, const float *advantage,
+                           const float *entropy, float *coefficient, zs_policy_sums *sums);
+
+/* Learning rate at `step` (from 0) of `total`: linear warm-up, then the peak until decay_from * total, then
+ * constant, linear or cosine decay to final_fraction of the peak. */
+typedef struct zs_schedule {
+    enum { ZS_CONSTANT, ZS_LINEAR, ZS_COSINE } kind;
+    double peak, final_fraction, decay_from;
+    int64_t warmup_steps, total;
+} zs_schedule;
+double zs_schedule_rate(const zs_schedule *schedule, int64_t step);
+
+/* AdamW over the learners, its state sharded: each learner keeps the moments of its spans (comm.h) only. */
+typedef struct zs_optimizer {
+    const zs_comm *comm;
+    zs_model *model;
+    zs_reducer *reducer;
+    const zs_span *spans; /* this learner's; owned by the reducer */
+    int num_spans;
+    int64_t shard; /* sum of the spans' counts */
+    float *m, *v;  /* [shard], spans one after another */
+    float *grads;  /* [num_params], cleared after each step */
+    int64_t step;  /* updates made */
+    zs_adamw adamw;
+    zs_schedule schedule;
+    double clip_gradient;
+} zs_optimizer;
+
+/* Settings from learn.*; `total` steps for the schedule. Collective on learners. */
+zs_optimizer *zs_optimizer_create(const zs_comm *comm, zs_model *model, const zs_config *config,
+                                  int64_t total);
+void zs_optimizer_destroy(zs_optimizer *optimizer);
+
+/* A zs_grads_ready callback (context: the optimizer) for the last micro-batch of an update. */
+void zs_optimizer_ready(void *optimizer, int64_t begin, int64_t end);
+
+/* Completes the reduction, clips by the global norm, updates, gathers the parameters, clears the gradients. A
+ * learner that had no batch calls it all the same. Returns the gradient norm before clipping; *rate: the
+ * learning rate used. Norms that are not finite skip the update (the norm is returned as it is). Collective
+ * on learners. */
+double zs_optimizer_update(zs_optimizer *optimizer, double *rate);
+
+/* The arrays of a checkpoint: model/params in even stripes, optimizer/m and optimizer/v by spans. Fills
+ * arrays[3] and pieces (zs_alloc'ed in *pieces, the caller frees). Local. */
+struct zs_checkpoint_array;
+struct zs_piece;
+void zs_optimizer_arrays(zs_optimizer *optimizer, struct zs_checkpoint_array *arrays,
+                         struct zs_piece **pieces);
+
+/* Packing: cuts sequences of the given lengths, in order, into micro-batches of at most max_tokens tokens (a
+ * longer sequence stands alone). first[i] .. first[i+1]-1 are the sequences of micro-batch i; first has room
+ * for n + 1. Returns the number of micro-batches. */
+int64_t zs_pack(int64_t n, const int64_t *lengths, int64_t max_tokens, int64_t *first);
+
+#endif

@@ -1,0 +1,50 @@
+/* A run folder: resolved config, metrics, checkpoints, and the signals that end a run early.
+ * Everything that leaves a trace on disk during `train` and `sft` goes through here. */
+#ifndef ZEROSEARCH_RUN_H
+#define ZEROSEARCH_RUN_H
+
+#include "zerosearch/comm.h"
+#include "zerosearch/config.h"
+#include "zerosearch/learn.h"
+
+#include <stdio.h>
+
+typedef struct zs_run {
+    const zs_config *config;
+    zs_comm *comm;
+    char folder[500], checkpoints[520];
+    bool is_root;             /* world rank 0: writes the text files */
+    FILE *metrics, *episodes; /* root only; episodes NULL until wanted */
+} zs_run;
+
+/* Makes the folder and writes config.cfg. Refuses a folder that holds checkpoints unless `resume`. Collective
+ * on world. */
+zs_status zs_run_open(zs_run *run, const zs_config *config, zs_comm *comm, bool resume, zs_error *err);
+void zs_run_close(zs_run *run);
+
+/* Opens metrics.jsonl (and episodes.jsonl): lines of steps >= first_step, left by a run that died after its
+ * last checkpoint, are dropped. Root does the work; collective on world. */
+zs_status zs_run_open_records(zs_run *run, int64_t first_step, bool with_episodes, zs_error *err);
+struct json_t;
+/* Writes one object (reference taken over) as a line and flushes. Root only; others pass NULL. */
+zs_status zs_run_record(zs_run *run, FILE *file, struct json_t *object, zs_error *err);
+
+/* Writes checkpoints/step-N.h5 and removes old ones (checkpoint.keep). state: JSON object text. Learners
+ * write; collective on world. */
+zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, int64_t step,
+                            const char *state, zs_error *err);
+/* Reads the newest good checkpoint into model and optimizer on learners; damaged ones are named in a warning
+ * and passed over. *step: its step (0 and empty state when there is none), the same on every rank. Collective
+ * on world. */
+zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, int64_t *step,
+                         zs_string *state, zs_error *err);
+
+/* SIGTERM and SIGINT (and SIGUSR1, which batch systems send before the end) set a flag. zs_run_stopping
+ * agrees on it over the world: true on every rank if it was set on any. */
+void zs_run_catch_signals(void);
+bool zs_run_stopping(const zs_run *run);
+
+/* Test hook: ZS_TEST_KILL="PLACE:STEP" kills this process with SIGKILL when it gets to PLACE at STEP. */
+void zs_run_test_kill(const char *place, int64_t step);
+
+#endif

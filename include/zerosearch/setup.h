@@ -1,0 +1,40 @@
+/* What `train`, `eval` and `ask` load before they start: tokenizer, policy, simulator, search engine,
+ * question sets. */
+#ifndef ZEROSEARCH_SETUP_H
+#define ZEROSEARCH_SETUP_H
+
+#include "zerosearch/chat.h"
+#include "zerosearch/comm.h"
+#include "zerosearch/config.h"
+#include "zerosearch/model.h"
+#include "zerosearch/qa.h"
+#include "zerosearch/search.h"
+#include "zerosearch/tokenizer.h"
+
+/* Divides the ranks as groups.* says and sets the deadline of waits. Collective on world. */
+zs_status zs_setup_groups(zs_comm *comm, const zs_config *config, bool need_simulators, zs_error *err);
+
+/* A search engine with what it stands on. */
+typedef struct zs_search_setup {
+    zs_search *search; /* NULL on ranks that do not answer queries */
+    zs_model *model;   /* the simulator's, with its tokenizer and templates; NULL for corpus and none */
+    zs_tokenizer *tokenizer;
+    zs_string useful, noisy;
+} zs_search_setup;
+
+bool zs_search_is_simulated(const char *engine); /* simulate_sft, simulate_prompt: needs simulator ranks */
+
+/* Makes the engine named (search.* and data.corpus) on ranks where `here` is true; a corpus index that is
+ * missing or older than its passages is built first, by one rank. Collective on world. */
+zs_status zs_setup_search(const zs_comm *comm, const zs_config *config, const char *engine, bool here,
+                          zs_search_setup *out, zs_error *err);
+void zs_setup_search_free(zs_search_setup *setup);
+
+/* Loads the model folder of `key` and its tokenizer; the tokenizer's ids must fit the model. Local. */
+zs_status zs_setup_model(const zs_config *config, const char *key, zs_model **model, zs_tokenizer **tokenizer,
+                         zs_error *err);
+
+/* All question sets of an array key, one after another. Local. */
+zs_status zs_setup_questions(const zs_config *config, const char *key, zs_qa *out, zs_error *err);
+
+#endif

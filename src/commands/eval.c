@@ -1,0 +1,201 @@
+/* `eval`: EM, cover-EM, F1, turns and searches of a policy on question sets, with any engine, sharded over
+ * the ranks. */
+#include "zerosearch/command.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+#include "zerosearch/rollout.h"
+#include "zerosearch/setup.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct evaluator {
+    const zs_config *config;
+    zs_comm *comm;
+    const char *engine;
+    zs_model *policy;
+    zs_tokenizer *tokenizer;
+    zs_search_setup search;
+    zs_rollout *rollout;
+    int64_t max_turns, limit, samples;
+    double temperature, noise;
+    const char *predictions; /* file, NULL: none */
+    FILE *predictions_file;  /* root only */
+} evaluator;
+
+/* The answers of this rank's episodes as JSON lines, gathered and written by the root. */
+static zs_status write_predictions(evaluator *v, const zs_qa *qa, const char *set,
+                                   const zs_episodes *episodes, zs_error *err) {
+    zs_string lines = {0};
+    for (int64_t i = 0; i < episodes->count; i++) {
+        const zs_episode_info *info = &episodes->info[i];
+        zs_string text = {0}, clean = {0};
+        zs_tokenizer_decode(v->tokenizer, episodes->ids + episodes->offsets[i],
+                            episodes->offsets[i + 1] - episodes->offsets[i], &text);
+        zs_utf8_clean(text.data, text.length, &clean);
+        json_t *object = json_pack("{s:s,s:s,s:s,s:s#,s:f,s:f,s:f,s:i,s:i}", "set", set, "id",
+                                   qa->questions[info->question_index].id, "question",
+                                   qa->questions[info->question_index].question, "episode", clean.data,
+                                   (int)clean.length, "em", info->em, "cover_em", info->cover_em, "f1",
+                                   info->f1, "turns", info->turns, "searches", info->searches);
+        char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+        if (line) zs_string_printf(&lines, "%s\n", line);
+        free(line);
+        json_decref(object);
+        zs_string_free(&text);
+        zs_string_free(&clean);
+    }
+    char *all;
+    int64_t *lengths;
+    zs_comm_gather_bytes(v->comm, &v->comm->world, lines.data ? lines.data : "", lines.length, 0, &all,
+                         &lengths, "the predictions");
+    zs_string_free(&lines);
+    zs_status status = ZS_OK;
+    if (v->predictions_file) {
+        size_t total = 0;
+        for (int r = 0; r < v->comm->world.size; r++)
+            total += (size_t)lengths[r];
+        if (fwrite(all, 1, total, v->predictions_file) != total || fflush(v->predictions_file) != 0)
+            status = zs_fail(err, ZS_FAILED, "%s: cannot be written (disk full?)", v->predictions);
+    }
+    zs_free(all);
+    zs_free(lengths);
+    return zs_comm_agree(v->comm, &v->comm->world, status, err);
+}
+
+static zs_status evaluate_set(evaluator *v, int index, json_t *sets, zs_error *err) {
+    const char *path = zs_config_string_at(v->config, "data.eval", index);
+    zs_qa qa = {0};
+    zs_status status = zs_comm_agree(v->comm, &v->comm->world, zs_qa_load(path, &qa, err), err);
+    if (status != ZS_OK) return status;
+    const char *slash = strrchr(path, '/');
+    char name[200];
+    snprintf(name, sizeof name, "%s", slash ? slash + 1 : path);
+    name[strcspn(name, ".")] = '\0';
+    int64_t n = v->limit > 0 && v->limit < qa.count ? v->limit : qa.count;
+    int64_t *all = ZS_NEW(int64_t, n);
+    for (int64_t i = 0; i < n; i++)
+        all[i] = i;
+    zs_episodes episodes = {0};
+    zs_rollout_task task = {.qa = &qa,
+                            .questions = all,
+                            .num_questions = n,
+                            .samples = v->samples,
+                            .step = 1 << 20, /* draws of its own, apart from training's */
+                            .noise = v->noise,
+                            .sampling = {v->temperature, 0, 1.0},
+                            .max_turns = v->max_turns};
+    double started = zs_seconds();
+    zs_rollout_run(v->rollout, v->search.search, &task, &episodes);
+    zs_rollout_means m = zs_rollout_summarize(v->comm, &v->comm->world, &episodes);
+    if (v->comm->world.rank == 0) {
+        printf("%-24s %6lld %7.3f %9.3f %7.3f %6.2f %9.2f %8.2f\n", name, (long long)n, m.em, m.cover_em,
+               m.f1, m.turns, m.searches, m.answered);
+        fflush(stdout);
+        json_array_append_new(sets, json_pack("{s:s,s:I,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "name", name, "n",
+                                              (json_int_t)n, "em", m.em, "cover_em", m.cover_em, "f1", m.f1,
+                                              "turns", m.turns, "searches", m.searches, "answered",
+                                              m.answered, "seconds", zs_seconds() - started));
+    }
+    if (v->predictions) status = write_predictions(v, &qa, name, &episodes, err);
+    zs_episodes_free(&episodes);
+    zs_free(all);
+    zs_qa_free(&qa);
+    return status;
+}
+
+static zs_status evaluate_all(evaluator *v, const char *out, zs_error *err) {
+    bool root = v->comm->world.rank == 0;
+    json_t *sets = json_array();
+    zs_status status = ZS_OK;
+    if (root && v->predictions && !(v->predictions_file = fopen(v->predictions, "w")))
+        status = zs_fail(err, ZS_FAILED, "%s: cannot be written", v->predictions);
+    status = zs_comm_agree(v->comm, &v->comm->world, status, err);
+    if (status == ZS_OK && root)
+        printf("%-24s %6s %7s %9s %7s %6s %9s %8s\n", "set", "n", "em", "cover_em", "f1", "turns", "searches",
+               "answered");
+    int count = zs_config_count(v->config, "data.eval");
+    zs_progress progress = zs_progress_start("eval", count, 0);
+    for (int i = 0; status == ZS_OK && i < count; i++) {
+        status = evaluate_set(v, i, sets, err);
+        zs_progress_update(&progress, i + 1, "%s", v->engine);
+    }
+    zs_progress_end(&progress);
+    if (status == ZS_OK && root && out) {
+        json_t *report =
+            json_pack("{s:s,s:s,s:f,s:I,s:O}", "model", zs_config_string(v->config, "model.policy"), "engine",
+                      v->max_turns == 0 ? "no search" : v->engine, "temperature", v->temperature, "max_turns",
+                      (json_int_t)v->max_turns, "sets", sets);
+        char *text = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+        status = zs_file_write(out, text, (int64_t)strlen(text), err);
+        free(text);
+        json_decref(report);
+    }
+    json_decref(sets);
+    if (v->predictions_file) fclose(v->predictions_file);
+    return zs_comm_agree(v->comm, &v->comm->world, status, err);
+}
+
+static zs_status read_options(evaluator *v, const zs_arguments *arguments, zs_error *err) {
+    v->engine = zs_config_string(v->config, "eval.engine");
+    v->limit = zs_config_int(v->config, "eval.questions");
+    v->predictions = zs_arg(arguments, "predictions");
+    zs_status status =
+        zs_arg_int(arguments, "max-turns", zs_config_int(v->config, "rollout.max_turns"), &v->max_turns, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "samples", 1, &v->samples, err);
+    if (status == ZS_OK) status = zs_arg_float(arguments, "noise", 0.0, &v->noise, err);
+    if (status == ZS_OK)
+        status = zs_arg_float(arguments, "temperature", zs_config_float(v->config, "eval.temperature"),
+                              &v->temperature, err);
+    if (status == ZS_OK && (v->max_turns < 0 || v->samples < 1))
+        status = zs_fail(err, ZS_USAGE, "--max-turns must be at least 0 and --samples at least 1");
+    if (status == ZS_OK && zs_config_count(v->config, "data.eval") == 0)
+        status =
+            zs_config_fail(v->config, "data.eval", err, "at least one question set (JSON lines) is needed");
+    return status;
+}
+
+static zs_status run_eval(const zs_arguments *arguments, zs_error *err) {
+    evaluator v = {.config = arguments->config, .comm = arguments->comm};
+    zs_status status = read_options(&v, arguments, err);
+    bool simulated = status == ZS_OK && zs_search_is_simulated(v.engine);
+    if (status == ZS_OK && simulated)
+        status = zs_setup_groups(v.comm, v.config, true, err);
+    else if (status == ZS_OK)
+        status = zs_comm_divide(v.comm, ZS_LAYOUT_COLOCATED, 1, 1, 1, 1, false, err);
+    if (status == ZS_OK && v.comm->is_rollout)
+        status = zs_setup_model(v.config, "model.policy", &v.policy, &v.tokenizer, err);
+    status = zs_comm_agree(v.comm, &v.comm->world, status, err);
+    if (status == ZS_OK)
+        status = zs_setup_search(v.comm, v.config, v.engine, simulated ? v.comm->is_simulator : true,
+                                 &v.search, err);
+    if (status == ZS_OK) {
+        status = zs_rollout_create(v.comm, v.config, v.policy, v.tokenizer,
+                                   zs_chat_named(zs_config_string(v.config, "model.chat"),
+                                                 zs_config_string(v.config, "model.policy")),
+                                   !simulated, &v.rollout, err);
+        status = zs_comm_agree(v.comm, &v.comm->world, status, err);
+    }
+    if (status == ZS_OK) status = evaluate_all(&v, zs_arg(arguments, "out"), err);
+    zs_rollout_destroy(v.rollout);
+    zs_setup_search_free(&v.search);
+    zs_model_destroy(v.policy);
+    zs_tokenizer_destroy(v.tokenizer);
+    return status;
+}
+
+static const zs_option options[] = {
+    {"out", "FILE.json", "write the table as JSON"},
+    {"predictions", "FILE.jsonl", "write each episode with its scores"},
+    {"temperature", "T", "sampling temperature, 0 is greedy (eval.temperature)"},
+    {"samples", "N", "episodes for each question (1)"},
+    {"max-turns", "N", "searches allowed, 0: answer at once without search (rollout.max_turns)"},
+    {"noise", "P", "share of noisy documents when the engine is a simulator (0)"},
+    {NULL, NULL, NULL}};
+
+const zs_command zs_command_eval = {"eval", "EM, cover-EM, F1, turns and searches for each question set",
+                                    "  mpirun -n N zerosearch eval CONFIG.cfg --set model.policy=DIR "
+                                    "--set data.eval=[\"A.jsonl\",\"B.jsonl\"] --set eval.engine=corpus\n",
+                                    options, run_eval};

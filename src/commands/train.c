@@ -1,0 +1,438 @@
+/* `train`: the RL run. The loop in train_steps is DESIGN.md's list: weights, rollout (search exchange and
+ * reward inside), trajectory exchange, update, record. */
+#include "zerosearch/command.h"
+#include "zerosearch/hf.h"
+#include "zerosearch/learner.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+#include "zerosearch/rollout.h"
+#include "zerosearch/run.h"
+#include "zerosearch/setup.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+typedef struct trainer {
+    const zs_config *config;
+    zs_comm *comm;
+    zs_run run;
+    zs_qa questions, eval_questions;
+    zs_tokenizer *tokenizer; /* rollouts and learners; the rest below where its role is played */
+    zs_model *policy;
+    zs_model *reference;
+    zs_search_setup search, eval_search;
+    zs_rollout *rollout, *eval_rollout;
+    zs_learner *learner;
+    zs_optimizer *optimizer;
+    zs_weights *weights;
+    int64_t step, total;
+    int64_t *order, order_epoch; /* the question order of an epoch */
+    zs_episodes mine, received;
+    zs_engine_stats generated; /* at the end of the step before */
+} trainer;
+
+/* The questions of a step: the next num_questions of a shuffled endless sequence of epochs. A function of
+ * seed and step alone, so that a resumed run goes on in the same order. */
+static void pick_questions(trainer *t, int64_t step, int64_t n, int64_t *picked) {
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = step * n + i, epoch = at / t->questions.count;
+        if (!t->order || t->order_epoch != epoch) {
+            if (!t->order) t->order = ZS_NEW(int64_t, t->questions.count);
+            for (int64_t k = 0; k < t->questions.count; k++)
+                t->order[k] = k;
+            zs_rng rng =
+                zs_rng_make((uint64_t)zs_config_int(t->config, "seed"), ZS_STREAM_SHUFFLE, epoch, 1, 0);
+            zs_rng_shuffle(&rng, t->order, t->questions.count);
+            t->order_epoch = epoch;
+        }
+        picked[i] = t->order[at % t->questions.count];
+    }
+}
+
+/* ---- evaluation during training: the policy as it is, the eval engine on every rollout rank
+ * ---------------------------- */
+
+static json_t *evaluate(trainer *t) {
+    zs_phase_begin(ZS_PHASE_EVALUATE);
+    int64_t n = zs_config_int(t->config, "eval.questions");
+    if (n == 0 || n > t->eval_questions.count) n = t->eval_questions.count;
+    int64_t *all = ZS_NEW(int64_t, n);
+    for (int64_t i = 0; i < n; i++)
+        all[i] = i;
+    zs_episodes episodes = {0};
+    zs_rollout_task task = {.qa = &t->eval_questions,
+                            .questions = all,
+                            .num_questions = n,
+                            .samples = 1,
+                            .step = t->step,
+                            .sampling = {zs_config_float(t->config, "eval.temperature"), 0, 1.0},
+                            .max_turns = zs_config_int(t->config, "rollout.max_turns")};
+    if (t->eval_rollout) zs_rollout_run(t->eval_rollout, t->eval_search.search, &task, &episodes);
+    zs_rollout_means means = zs_rollout_summarize(t->comm, &t->comm->world, &episodes);
+    zs_episodes_free(&episodes);
+    zs_free(all);
+    zs_phase_end(ZS_PHASE_EVALUATE);
+    return json_pack("{s:s,s:I,s:f,s:f,s:f,s:f,s:f}", "engine", zs_config_string(t->config, "eval.engine"),
+                     "questions", (json_int_t)n, "em", means.em, "cover_em", means.cover_em, "f1", means.f1,
+                     "turns", means.turns, "searches", means.searches);
+}
+
+/* ---- records
+ * -------------------------------------------------------------------------------------------------------- */
+
+static json_t *phase_seconds(const trainer *t, double *step_seconds) {
+    double seconds[ZS_NUM_PHASES + 1];
+    for (int p = 0; p < ZS_NUM_PHASES; p++)
+        seconds[p] = zs_phase_seconds(p);
+    seconds[ZS_NUM_PHASES] = *step_seconds;
+    zs_comm_max(t->comm, &t->comm->world, seconds, ZS_NUM_PHASES + 1, "the timers of the other ranks");
+    *step_seconds = seconds[ZS_NUM_PHASES];
+    json_t *object = json_object();
+    for (int p = 0; p < ZS_NUM_PHASES; p++)
+        json_object_set_new(object, zs_phase_names[p], json_real(seconds[p]));
+    return object;
+}
+
+/* Mean share of the step that the ranks of each role were computing for it. */
+static json_t *busy_shares(const trainer *t, double step_seconds) {
+    double work[3] = {zs_phase_seconds(ZS_PHASE_SIMULATE), zs_phase_seconds(ZS_PHASE_GENERATE),
+                      zs_phase_seconds(ZS_PHASE_REFERENCE) + zs_phase_seconds(ZS_PHASE_UPDATE)};
+    bool plays[3] = {t->comm->is_simulator, t->comm->is_rollout, t->comm->is_learner};
+    static const char *const names[3] = {"simulators", "rollouts", "learners"};
+    double sums[6] = {0};
+    for (int i = 0; i < 3; i++)
+        if (plays[i]) {
+            sums[i] = work[i] / fmax(1e-9, step_seconds);
+            sums[3 + i] = 1.0;
+        }
+    zs_comm_sum(t->comm, &t->comm->world, sums, 6, "the busy shares of the other ranks");
+    json_t *object = json_object();
+    for (int i = 0; i < 3; i++)
+        json_object_set_new(object, names[i], json_real(sums[i] / fmax(1.0, sums[3 + i])));
+    return object;
+}
+
+/* One line of episodes.jsonl: its text cut into spans of one kind. */
+static json_t *episode_record(trainer *t, const zs_episodes *e, int64_t i) {
+    static const char *const kinds[] = {"prompt", "policy", "document", "observation"};
+    const zs_episode_info *info = &e->info[i];
+    const zs_question *question = &t->questions.questions[info->question_index];
+    json_t *golden = json_array(), *spans = json_array();
+    for (int a = 0; a < question->num_answers; a++)
+        json_array_append_new(golden, json_string(question->answers[a]));
+    for (int64_t at = e->offsets[i]; at < e->offsets[i + 1];) {
+        int64_t end = at;
+        while (end < e->offsets[i + 1] && e->kind[end] == e->kind[at])
+            end++;
+        zs_string text = {0}, clean = {0};
+        zs_tokenizer_decode(t->tokenizer, e->ids + at, end - at, &text);
+        zs_utf8_clean(text.data ? text.data : "", text.length, &clean);
+        json_array_append_new(spans, json_pack("{s:s,s:s#}", "kind", kinds[e->kind[at]], "text",
+                                               clean.data ? clean.data : "", (int)clean.length));
+        zs_string_free(&text);
+        zs_string_free(&clean);
+        at = end;
+    }
+    return json_pack("{s:I,s:s,s:o,s:f,s:f,s:f,s:i,s:i,s:i,s:i,s:f,s:o}", "step", (json_int_t)t->step,
+                     "question", question->question, "golden_answers", golden, "reward", info->reward, "em",
+                     info->em, "f1", info->f1, "turns", info->turns, "searches", info->searches,
+                     "noisy_searches", info->noisy_searches, "invalid_actions", info->invalid_actions,
+                     "advantage", info->advantage, "spans", spans);
+}
+
+/* The first samples of the step's first questions, from the first rollout to the root. */
+static zs_status record_episodes(trainer *t, zs_error *err) {
+    enum { SHOWN = 2 };
+    zs_string lines = {0};
+    if (t->comm->is_rollout && t->comm->rollouts.rank == 0)
+        for (int64_t i = 0; i < t->mine.count && i < SHOWN; i++) {
+            json_t *object = episode_record(t, &t->mine, i);
+            char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(6));
+            if (text) zs_string_printf(&lines, "%s\n", text);
+            free(text);
+            json_decref(object);
+        }
+    char *all;
+    int64_t *lengths, total = 0;
+    zs_comm_gather_bytes(t->comm, &t->comm->world, lines.data ? lines.data : "", lines.length, 0, &all,
+                         &lengths, "the sample episodes");
+    zs_string_free(&lines);
+    if (!t->run.is_root) return ZS_OK;
+    for (int r = 0; r < t->comm->world.size; r++)
+        total += lengths[r];
+    bool good = total == 0 || (fwrite(all, 1, (size_t)total, t->run.episodes) == (size_t)total &&
+                               fflush(t->run.episodes) == 0);
+    zs_free(all);
+    zs_free(lengths);
+    return good ? ZS_OK
+                : zs_fail(err, ZS_FAILED, "%s/episodes.jsonl: cannot be written (disk full?)", t->run.folder);
+}
+
+typedef struct step_facts {
+    double seconds, noise;
+    zs_update_report update;
+    zs_rollout_means rollout;
+    json_t *eval; /* NULL: not evaluated */
+} step_facts;
+
+static zs_status record_step(trainer *t, step_facts *f, zs_error *err) {
+    zs_engine_stats now = t->rollout ? zs_rollout_stats(t->rollout) : (zs_engine_stats){0};
+    double decoded = (double)(now.decode_tokens - t->generated.decode_tokens);
+    t->generated = now;
+    zs_comm_sum(t->comm, &t->comm->world, &decoded, 1, "the token counts of the rollouts");
+    /* learners know the update; the root may not be one */
+    double update[] = {f->update.loss,          f->update.kl,       f->update.entropy,
+                       f->update.clip_fraction, f->update.mismatch, f->update.grad_norm,
+                       f->update.learning_rate, f->update.tokens};
+    double owner = t->comm->is_learner && t->comm->learners.rank == 0 ? t->comm->world.rank : -1.0;
+    zs_comm_max(t->comm, &t->comm->world, &owner, 1, "the learners");
+    zs_comm_broadcast_bytes(t->comm, &t->comm->world, update, sizeof update, (int)owner,
+                            "the report of the learners");
+    double seconds = f->seconds;
+    json_t *phases = phase_seconds(t, &seconds), *busy = busy_shares(t, seconds);
+    double generating = json_number_value(json_object_get(phases, zs_phase_names[ZS_PHASE_GENERATE]));
+    double updating = json_number_value(json_object_get(phases, zs_phase_names[ZS_PHASE_UPDATE]));
+    json_t *record = NULL;
+    if (t->run.is_root) {
+        const zs_rollout_means *m = &f->rollout;
+        record = json_pack("{s:I,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,"
+                           "s:f,s:f,s:f,s:o,s:o}",
+                           "step", (json_int_t)t->step, "reward_mean", m->reward, "reward_std", m->reward_std,
+                           "em", m->em, "cover_em", m->cover_em, "f1", m->f1, "noise_target", f->noise,
+                           "noise", m->noise, "turns", m->turns, "searches", m->searches, "invalid_actions",
+                           m->invalid, "answered", m->answered, "truncated", m->truncated, "response_tokens",
+                           m->policy_tokens, "loss", update[0], "kl", update[1], "entropy", update[2],
+                           "clip_fraction", update[3], "log_prob_mismatch", update[4], "grad_norm",
+                           isfinite(update[5]) ? update[5] : -1.0, "learning_rate", update[6],
+                           "tokens_generated_per_s", decoded / fmax(1e-9, generating), "tokens_trained_per_s",
+                           update[7] / fmax(1e-9, updating), "seconds", phases, "busy", busy);
+        json_object_set_new(record, "step_seconds", json_real(seconds));
+        if (f->eval) json_object_set(record, "eval", f->eval);
+    } else {
+        json_decref(phases);
+        json_decref(busy);
+    }
+    return zs_run_record(&t->run, t->run.metrics, record, err);
+}
+
+/* ---- the loop
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+static zs_status save_checkpoint(trainer *t, zs_error *err) {
+    char state[200];
+    snprintf(state, sizeof state, "{\"kind\":\"train\",\"step\":%lld,\"updates\":%lld}", (long long)t->step,
+             (long long)(t->optimizer ? t->optimizer->step : 0));
+    return zs_run_checkpoint(&t->run, t->optimizer, t->policy, t->step, state, err);
+}
+
+static void broadcast_weights(trainer *t) {
+    if (!t->policy) return;
+    zs_phase_begin(ZS_PHASE_BROADCAST);
+    zs_weights_begin(t->weights, t->policy->params);
+    zs_weights_finish(t->weights);
+    zs_phase_end(ZS_PHASE_BROADCAST);
+}
+
+static void one_step(trainer *t, step_facts *facts) {
+    const zs_config *config = t->config;
+    int64_t num_questions = zs_config_int(config, "rollout.questions");
+    int64_t *picked = ZS_NEW(int64_t, num_questions);
+    pick_questions(t, t->step, num_questions, picked);
+    facts->noise = zs_curriculum_noise(zs_config_float(config, "curriculum.start"),
+                                       zs_config_float(config, "curriculum.end"),
+                                       zs_config_float(config, "curriculum.base"), t->step, t->total);
+    zs_rollout_task task = {.qa = &t->questions,
+                            .questions = picked,
+                            .num_questions = num_questions,
+                            .samples = zs_config_int(config, "rollout.samples"),
+                            .step = t->step,
+                            .noise = facts->noise,
+                            .sampling = {zs_config_float(config, "rollout.temperature"),
+                                         zs_config_int(config, "rollout.top_k"),
+                                         zs_config_float(config, "rollout.top_p")},
+                            .max_turns = zs_config_int(config, "rollout.max_turns")};
+    zs_episodes_clear(&t->mine);
+    zs_episodes_clear(&t->received);
+    zs_rollout_run(t->rollout, t->search.search, &task, &t->mine);
+    facts->rollout = zs_rollout_summarize(t->comm, &t->comm->world, &t->mine);
+    zs_phase_begin(ZS_PHASE_EXCHANGE);
+    zs_episodes_exchange(t->comm, &t->mine, &t->received);
+    zs_phase_end(ZS_PHASE_EXCHANGE);
+    if (t->learner) facts->update = zs_learner_update(t->learner, &t->received, num_questions);
+    t->step++;
+    zs_free(picked);
+}
+
+static zs_status train_steps(trainer *t, zs_error *err) {
+    int64_t eval_every = zs_config_int(t->config, "eval.every"),
+            save_every = zs_config_int(t->config, "checkpoint.every");
+    zs_progress progress = zs_progress_start("train", t->total, t->step);
+    zs_status status = ZS_OK;
+    broadcast_weights(t);
+    if (t->step == 0 && eval_every > 0 && t->total > 0) { /* where it starts from */
+        json_t *eval = evaluate(t);
+        zs_log(ZS_LOG_INFO, "before training: %s em %.3f", zs_config_string(t->config, "eval.engine"),
+               json_number_value(json_object_get(eval, "em")));
+        json_t *record = t->run.is_root ? json_pack("{s:i,s:O}", "step", 0, "eval", eval) : NULL;
+        status = zs_run_record(&t->run, t->run.metrics, record, err);
+        json_decref(eval);
+        status = zs_comm_agree(t->comm, &t->comm->world, status, err);
+    }
+    while (status == ZS_OK && t->step < t->total) {
+        double started = zs_seconds();
+        step_facts facts = {0};
+        zs_phase_reset();
+        zs_log_set_phase("rollout", t->step);
+        one_step(t, &facts);
+        zs_run_test_kill("train", t->step);
+        broadcast_weights(t);
+        facts.seconds = zs_seconds() - started;
+        bool last = t->step == t->total;
+        if (eval_every > 0 && (t->step % eval_every == 0 || last)) facts.eval = evaluate(t);
+        status = record_step(t, &facts, err);
+        zs_status status2 = record_episodes(t, status == ZS_OK ? err : NULL);
+        status = zs_comm_agree(t->comm, &t->comm->world, status == ZS_OK ? status2 : status, err);
+        const zs_rollout_means *m = &facts.rollout;
+        char note[40] = "";
+        if (facts.eval)
+            snprintf(note, sizeof note, "  %s em %.3f", zs_config_string(t->config, "eval.engine"),
+                     json_number_value(json_object_get(facts.eval, "em")));
+        zs_progress_update(&progress, t->step, "reward %.3f  noise %.2f  searches %.2f%s", m->reward,
+                           m->noise, m->searches, note);
+        json_decref(facts.eval);
+        bool stopping = zs_run_stopping(&t->run);
+        if (status == ZS_OK && (last || stopping || (save_every > 0 && t->step % save_every == 0)))
+            status = save_checkpoint(t, err);
+        if (status == ZS_OK && stopping && !last)
+            status = zs_fail(err, ZS_STOPPED, "stopped by a signal after step %lld; run again with --resume",
+                             (long long)t->step);
+    }
+    zs_progress_end(&progress);
+    return status;
+}
+
+/* ---- before and after
+ * -------------------------------------------------------------------------------------------------- */
+
+static zs_status load(trainer *t, zs_error *err) {
+    const zs_config *config = t->config;
+    zs_comm *comm = t->comm;
+    zs_status status = zs_setup_questions(config, "data.train", &t->questions, err);
+    if (status == ZS_OK && zs_config_int(config, "eval.every") > 0)
+        status = zs_setup_questions(config, "data.eval", &t->eval_questions, err);
+    if (status == ZS_OK && (comm->is_rollout || comm->is_learner))
+        status = zs_setup_model(config, "model.policy", &t->policy, &t->tokenizer, err);
+    const char *reference = zs_config_string(config, "model.reference");
+    if (status == ZS_OK && comm->is_learner && zs_config_float(config, "learn.kl_coef") > 0.0) {
+        if (!*reference)
+            t->reference = zs_model_clone(t->policy);
+        else if ((status = zs_hf_load(reference, &t->reference, err)) == ZS_OK &&
+                 t->reference->num_params != t->policy->num_params)
+            status = zs_config_fail(config, "model.reference", err, "%s has another shape than model.policy",
+                                    reference);
+    }
+    if ((status = zs_comm_agree(comm, &comm->world, status, err)) != ZS_OK) return status;
+    status = zs_setup_search(comm, config, zs_config_string(config, "search.engine"), comm->is_simulator,
+                             &t->search, err);
+    if (status != ZS_OK || zs_config_int(config, "eval.every") == 0) return status;
+    const char *engine = zs_config_string(config, "eval.engine");
+    if (zs_search_is_simulated(engine))
+        return zs_config_fail(config, "eval.engine", err, "evaluation while training is by corpus or none");
+    return zs_setup_search(comm, config, engine, comm->is_rollout, &t->eval_search, err);
+}
+
+static zs_status prepare(trainer *t, zs_error *err) {
+    const zs_config *config = t->config;
+    zs_comm *comm = t->comm;
+    zs_chat_format chat =
+        zs_chat_named(zs_config_string(config, "model.chat"), zs_config_string(config, "model.policy"));
+    const zs_model *played = comm->is_rollout ? t->policy : NULL;
+    zs_status status = zs_rollout_create(comm, config, played, t->tokenizer, chat, false, &t->rollout, err);
+    if (status == ZS_OK && t->eval_search.search)
+        status = zs_rollout_create(comm, config, played, t->tokenizer, chat, true, &t->eval_rollout, err);
+    if ((status = zs_comm_agree(comm, &comm->world, status, err)) != ZS_OK) return status;
+    t->total = zs_config_int(config, "learn.steps");
+    if (comm->is_learner) {
+        int64_t updates =
+            t->total * zs_config_int(config, "learn.epochs") * zs_config_int(config, "learn.minibatches");
+        t->optimizer = zs_optimizer_create(comm, t->policy, config, updates);
+        t->learner = zs_learner_create(comm, config, t->policy, t->reference ? t->reference->params : NULL,
+                                       t->optimizer, zs_config_int(config, "rollout.context_tokens"));
+    }
+    if (t->policy)
+        t->weights =
+            zs_weights_create(comm, t->policy->num_params, zs_config_int(config, "learn.bucket_params"));
+    zs_string state = {0};
+    status = zs_run_restore(&t->run, t->optimizer, t->policy, &t->step, &state, err);
+    if (status == ZS_OK && t->step > 0) {
+        json_t *object = json_loadb(state.data ? state.data : "", (size_t)state.length, 0, NULL);
+        const char *kind = json_string_value(json_object_get(object, "kind"));
+        if (!kind || strcmp(kind, "train"))
+            status = zs_fail(err, ZS_FAILED, "%s: not a checkpoint of train", t->run.checkpoints);
+        if (t->optimizer) t->optimizer->step = json_integer_value(json_object_get(object, "updates"));
+        json_decref(object);
+        zs_log(ZS_LOG_INFO, "resumed from step %lld of %lld", (long long)t->step, (long long)t->total);
+    }
+    zs_string_free(&state);
+    if (status == ZS_OK) status = zs_run_open_records(&t->run, t->step > 0 ? t->step + 1 : 0, true, err);
+    return status;
+}
+
+static zs_status export_policy(trainer *t, zs_error *err) {
+    zs_status status = ZS_OK;
+    if (zs_config_bool(t->config, "checkpoint.export") && t->comm->is_learner &&
+        t->comm->learners.rank == 0) {
+        char out[600];
+        status = zs_hf_save(zs_path_join(out, sizeof out, t->run.folder, "model"), t->policy, NULL, ZS_F32, 0,
+                            zs_config_string(t->config, "model.policy"), err);
+    }
+    return zs_comm_agree(t->comm, &t->comm->world, status, err);
+}
+
+static void release(trainer *t) {
+    zs_run_close(&t->run);
+    zs_learner_destroy(t->learner);
+    zs_optimizer_destroy(t->optimizer);
+    zs_rollout_destroy(t->rollout);
+    zs_rollout_destroy(t->eval_rollout);
+    zs_weights_destroy(t->weights);
+    zs_setup_search_free(&t->search);
+    zs_setup_search_free(&t->eval_search);
+    zs_model_destroy(t->policy);
+    zs_model_destroy(t->reference);
+    zs_tokenizer_destroy(t->tokenizer);
+    zs_qa_free(&t->questions);
+    zs_qa_free(&t->eval_questions);
+    zs_episodes_free(&t->mine);
+    zs_episodes_free(&t->received);
+    zs_free(t->order);
+}
+
+static zs_status run_train(const zs_arguments *arguments, zs_error *err) {
+    trainer t = {.config = arguments->config, .comm = arguments->comm};
+    zs_status status = zs_setup_groups(
+        t.comm, t.config, zs_search_is_simulated(zs_config_string(t.config, "search.engine")), err);
+    if (status == ZS_OK)
+        status = zs_run_open(&t.run, t.config, t.comm, zs_arg(arguments, "resume") != NULL, err);
+    if (status == ZS_OK) status = load(&t, err);
+    if (status == ZS_OK) status = prepare(&t, err);
+    if (status == ZS_OK) {
+        zs_run_catch_signals();
+        status = train_steps(&t, err);
+    }
+    if (status == ZS_OK) status = export_policy(&t, err);
+    if (status == ZS_OK) zs_log(ZS_LOG_INFO, "done: the trained policy is in %s/model", t.run.folder);
+    release(&t);
+    return status;
+}
+
+static const zs_option options[] = {{"resume", NULL, "go on from the newest good checkpoint of run.folder"},
+                                    {NULL, NULL, NULL}};
+
+const zs_command zs_command_train = {
+    "train", "the RL run: the policy learns to search",
+    "  mpirun -n N zerosearch train CONFIG.cfg [--resume]\n"
+    "  Leaves metrics.jsonl, episodes.jsonl, checkpoints/ and model/ in run.folder.\n",
+    options, run_train};

@@ -1,0 +1,245 @@
+/* The learner's part of a step: advantages, reference log-probabilities, forward, loss, backward, update. */
+#include "zerosearch/learner.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+
+#include <math.h>
+#include <string.h>
+
+struct zs_learner {
+    const zs_comm *comm;
+    zs_model *policy;
+    float *reference;
+    zs_optimizer *optimizer;
+    zs_workspace *workspace;
+    int64_t micro_tokens, samples, epochs, minibatches;
+    zs_policy_loss loss;
+    bool kl_in_reward, mask_documents, normalize;
+    double reward_kl_coef, temperature;
+    /* work for one micro-batch, [micro_tokens] */
+    float *log_prob, *entropy, *coefficient, *advantage;
+    /* work for all episodes, grown as needed */
+    int64_t token_capacity, episode_capacity;
+    uint8_t *mask;       /* [num_tokens], 1 where the loss is */
+    float *ref_log_prob; /* [num_tokens] */
+    int64_t *first;      /* micro-batches */
+    int64_t *lengths;
+};
+
+zs_learner *zs_learner_create(const zs_comm *comm, const zs_config *config, zs_model *policy,
+                              float *reference, zs_optimizer *optimizer, int64_t max_length) {
+    zs_learner *l = ZS_NEW(zs_learner, 1);
+    l->comm = comm;
+    l->policy = policy;
+    l->reference = reference;
+    l->optimizer = optimizer;
+    l->micro_tokens = zs_config_int(config, "learn.micro_tokens");
+    if (l->micro_tokens < max_length) l->micro_tokens = max_length;
+    l->samples = zs_config_int(config, "rollout.samples");
+    l->epochs = zs_config_int(config, "learn.epochs");
+    l->minibatches = zs_config_int(config, "learn.minibatches");
+    l->mask_documents = zs_config_bool(config, "learn.mask_documents");
+    l->normalize = zs_config_bool(config, "learn.normalize_advantage");
+    l->temperature = zs_config_float(config, "rollout.temperature");
+    if (l->temperature <= 0.0) l->temperature = 1.0;
+    double kl_coef = zs_config_float(config, "learn.kl_coef"),
+           clip = zs_config_float(config, "learn.clip_range");
+    l->kl_in_reward = !strcmp(zs_config_string(config, "learn.kl_in"), "reward");
+    l->reward_kl_coef = l->kl_in_reward ? kl_coef : 0.0;
+    const char *type = zs_config_string(config, "learn.kl_type");
+    l->loss = (zs_policy_loss){.clip_low = clip,
+                               .clip_high = clip,
+                               .kl_coef = l->kl_in_reward ? 0.0 : kl_coef,
+                               .kl_type = !strcmp(type, "k1")   ? ZS_KL_K1
+                                          : !strcmp(type, "k2") ? ZS_KL_K2
+                                                                : ZS_KL_K3};
+    l->workspace = zs_workspace_create(&policy->config, l->micro_tokens, true,
+                                       zs_config_bool(config, "learn.recompute"));
+    l->log_prob = ZS_NEW(float, l->micro_tokens);
+    l->entropy = ZS_NEW(float, l->micro_tokens);
+    l->coefficient = ZS_NEW(float, l->micro_tokens);
+    l->advantage = ZS_NEW(float, l->micro_tokens);
+    return l;
+}
+
+void zs_learner_destroy(zs_learner *l) {
+    if (!l) return;
+    zs_workspace_destroy(l->workspace);
+    zs_free(l->log_prob);
+    zs_free(l->entropy);
+    zs_free(l->coefficient);
+    zs_free(l->advantage);
+    zs_free(l->mask);
+    zs_free(l->ref_log_prob);
+    zs_free(l->first);
+    zs_free(l->lengths);
+    zs_free(l);
+}
+
+static void make_room(zs_learner *l, const zs_episodes *e) {
+    if (e->num_tokens > l->token_capacity) {
+        l->mask = zs_grow(l->mask, l->token_capacity, 2 * e->num_tokens, 1);
+        l->ref_log_prob = zs_grow(l->ref_log_prob, l->token_capacity, 2 * e->num_tokens, sizeof(float));
+        l->token_capacity = 2 * e->num_tokens;
+    }
+    if (e->count + 2 > l->episode_capacity) {
+        l->first = zs_grow(l->first, l->episode_capacity, 2 * (e->count + 2), sizeof(int64_t));
+        l->lengths = zs_grow(l->lengths, l->episode_capacity, 2 * (e->count + 2), sizeof(int64_t));
+        l->episode_capacity = 2 * (e->count + 2);
+    }
+}
+
+/* Episodes first..last-1 as one packed batch; offsets (work, [last - first + 1]) start at 0. */
+static zs_batch batch_of(const zs_episodes *e, int64_t first, int64_t last, int64_t *offsets) {
+    for (int64_t i = first; i <= last; i++)
+        offsets[i - first] = e->offsets[i] - e->offsets[first];
+    return (zs_batch){last - first, offsets[last - first], offsets, e->ids + e->offsets[first]};
+}
+
+/* Log-probabilities of all tokens under `params` into out [num_tokens]. */
+static void log_probs_under(zs_learner *l, const zs_episodes *e, float *params, float *out) {
+    zs_model model = *l->policy; /* the same layout over other parameters */
+    model.params = params;
+    int64_t batches = zs_pack(e->count, l->lengths, l->micro_tokens, l->first);
+    int64_t *offsets = ZS_NEW(int64_t, e->count + 1);
+    for (int64_t b = 0; b < batches; b++) {
+        zs_batch batch = batch_of(e, l->first[b], l->first[b + 1], offsets);
+        zs_model_forward(&model, l->workspace, &batch);
+        zs_model_head(&model, l->workspace, &batch, (float)l->temperature, out + e->offsets[l->first[b]],
+                      NULL, NULL, NULL);
+    }
+    zs_free(offsets);
+}
+
+/* Documents were not sampled by the policy, so nothing is recorded for them; when they are trained on, the
+ * policy's own log-probabilities before the update stand in. */
+static void record_documents(zs_learner *l, zs_episodes *e) {
+    float *all = ZS_NEW(float, e->num_tokens);
+    log_probs_under(l, e, l->policy->params, all);
+    for (int64_t t = 0; t < e->num_tokens; t++)
+        if (e->kind[t] == ZS_TOKEN_DOCUMENT) e->log_prob[t] = all[t];
+    zs_free(all);
+}
+
+/* Scores of the whole step, gathered over the learners (each fills its own episodes' places), then the
+ * advantage of each group; with KL in the reward its sum over the episode's policy tokens is taken off first
+ * (Ouyang et al. 2022). */
+static void advantages(zs_learner *l, zs_episodes *e, int64_t num_questions) {
+    int64_t n = num_questions * l->samples;
+    double *score = ZS_NEW(double, n), *advantage = ZS_NEW(double, n);
+    int64_t *group = ZS_NEW(int64_t, n);
+    for (int64_t i = 0; i < e->count; i++) {
+        double s = e->info[i].reward;
+        for (int64_t t = e->offsets[i]; l->reward_kl_coef > 0.0 && t < e->offsets[i + 1]; t++)
+            if (e->kind[t] == ZS_TOKEN_POLICY)
+                s -= l->reward_kl_coef * zs_kl_estimate(ZS_KL_K1, e->log_prob[t], l->ref_log_prob[t], NULL);
+        score[e->info[i].question * l->samples + e->info[i].sample] = s;
+    }
+    zs_comm_sum(l->comm, &l->comm->learners, score, (int)n, "the scores of the learners");
+    for (int64_t i = 0; i < n; i++)
+        group[i] = i / l->samples;
+    zs_advantage_grpo(n, score, group, l->normalize, advantage);
+    for (int64_t i = 0; i < e->count; i++)
+        e->info[i].advantage = advantage[e->info[i].question * l->samples + e->info[i].sample];
+    zs_free(score);
+    zs_free(advantage);
+    zs_free(group);
+}
+
+/* One micro-batch: log-probabilities, loss coefficients, gradients. */
+static void train_batch(zs_learner *l, const zs_episodes *e, int64_t first, int64_t last, int64_t *offsets,
+                        bool ready, zs_policy_sums *sums) {
+    zs_batch batch = batch_of(e, first, last, offsets);
+    int64_t begin = e->offsets[first];
+    for (int64_t i = first; i < last; i++)
+        for (int64_t t = e->offsets[i]; t < e->offsets[i + 1]; t++)
+            l->advantage[t - begin] = (float)e->info[i].advantage;
+    float temperature = (float)l->temperature;
+    zs_model_forward(l->policy, l->workspace, &batch);
+    zs_model_head(l->policy, l->workspace, &batch, temperature, l->log_prob, l->entropy, NULL, NULL);
+    /* entropy[t] is of the distribution that t + 1 was drawn from: move it to its token */
+    memmove(l->entropy + 1, l->entropy, (size_t)(batch.num_tokens - 1) * sizeof(float));
+    zs_policy_loss_tokens(&l->loss, batch.num_tokens, l->mask + begin, l->log_prob, e->log_prob + begin,
+                          l->reference ? l->ref_log_prob + begin : NULL, l->advantage, l->entropy,
+                          l->coefficient, sums);
+    zs_model_head(l->policy, l->workspace, &batch, temperature, NULL, NULL, l->coefficient,
+                  l->optimizer->grads);
+    zs_model_backward(l->policy, l->workspace, &batch, l->optimizer->grads, ready ? zs_optimizer_ready : NULL,
+                      l->optimizer);
+}
+
+/* One update on the episodes of minibatch k: those of questions with question mod minibatches == k, which
+ * keeps groups whole on any number of learners. `part`: those episodes, packed one after another. */
+static void update_on(zs_learner *l, const zs_episodes *part, zs_policy_sums *sums,
+                      zs_update_report *report) {
+    for (int64_t i = 0; i < part->count; i++)
+        l->lengths[i] = part->offsets[i + 1] - part->offsets[i];
+    double tokens = 0.0;
+    for (int64_t t = 0; t < part->num_tokens; t++)
+        tokens += l->mask[t];
+    zs_comm_sum(l->comm, &l->comm->learners, &tokens, 1, "the token counts of the learners");
+    l->loss.denominator = fmax(1.0, tokens);
+    int64_t batches = zs_pack(part->count, l->lengths, l->micro_tokens, l->first);
+    int64_t *offsets = ZS_NEW(int64_t, part->count + 1);
+    for (int64_t b = 0; b < batches; b++)
+        train_batch(l, part, l->first[b], l->first[b + 1], offsets, b + 1 == batches, sums);
+    zs_free(offsets);
+    report->grad_norm = zs_optimizer_update(l->optimizer, &report->learning_rate);
+}
+
+/* Loss mask: policy tokens, and document tokens too when masking is off. */
+static void make_mask(zs_learner *l, const zs_episodes *e) {
+    for (int64_t t = 0; t < e->num_tokens; t++)
+        l->mask[t] = e->kind[t] == ZS_TOKEN_POLICY || (!l->mask_documents && e->kind[t] == ZS_TOKEN_DOCUMENT);
+}
+
+zs_update_report zs_learner_update(zs_learner *l, zs_episodes *e, int64_t num_questions) {
+    zs_update_report report = {0};
+    zs_policy_sums sums = {0};
+    make_room(l, e);
+    for (int64_t i = 0; i < e->count; i++)
+        l->lengths[i] = e->offsets[i + 1] - e->offsets[i];
+    zs_phase_begin(ZS_PHASE_REFERENCE);
+    if (l->reference) log_probs_under(l, e, l->reference, l->ref_log_prob);
+    if (!l->mask_documents) record_documents(l, e);
+    zs_phase_end(ZS_PHASE_REFERENCE);
+    advantages(l, e, num_questions);
+    zs_phase_begin(ZS_PHASE_UPDATE);
+    if (l->minibatches == 1) {
+        make_mask(l, e);
+        for (int64_t epoch = 0; epoch < l->epochs; epoch++)
+            update_on(l, e, &sums, &report);
+    } else {
+        float *ref = l->ref_log_prob;
+        zs_episodes part = {0};
+        float *part_ref = ZS_NEW(float, l->token_capacity);
+        for (int64_t epoch = 0; epoch < l->epochs; epoch++)
+            for (int64_t k = 0; k < l->minibatches; k++) {
+                zs_episodes_clear(&part);
+                for (int64_t i = 0; i < e->count; i++) {
+                    if (e->info[i].question % l->minibatches != k) continue;
+                    int64_t at = e->offsets[i], length = e->offsets[i + 1] - at;
+                    memcpy(part_ref + part.num_tokens, ref + at, (size_t)length * sizeof(float));
+                    zs_episodes_append(&part, &e->info[i], e->ids + at, e->kind + at, e->log_prob + at);
+                }
+                make_mask(l, &part);
+                l->ref_log_prob = part_ref;
+                update_on(l, &part, &sums, &report);
+                l->ref_log_prob = ref;
+            }
+        zs_episodes_free(&part);
+        zs_free(part_ref);
+    }
+    zs_phase_end(ZS_PHASE_UPDATE);
+    double totals[] = {sums.tokens,          sums.loss, sums.kl, sums.clipped, sums.entropy, sums.mismatch,
+                       (double)e->num_tokens};
+    zs_comm_sum(l->comm, &l->comm->learners, totals, 7, "the sums of the learners");
+    double n = fmax(1.0, totals[0]);
+    report.loss = totals[1] / (double)(l->epochs * l->minibatches);
+    report.kl = totals[2] / n;
+    report.clip_fraction = totals[3] / n;
+    report.entropy = totals[4] / n;
+    report.mismatch = totals[5] / n;
+    report.tokens = totals[6];
+    return report;
+}

@@ -1,0 +1,538 @@
+/* The rollout phase: episodes over the generation engine, queries over the exchange.
+ *
+ * One round is: post what is in the outboxes; decode (rollouts) or write documents (simulators) for a fixed
+ * number of steps while the messages travel; take what has arrived; act on the turns that ended. Messages
+ * written in one round arrive at the end of the next, so their travel is hidden behind compute. */
+#include "zerosearch/rollout.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+#include "zerosearch/score.h"
+#include "zerosearch/template.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct episode {
+    int64_t handle;
+    int64_t question, sample, question_index;
+    zs_episode_info info;
+    uint8_t *kind; /* [kind_count], of the tokens so far */
+    int64_t kind_count, kind_capacity;
+    bool last_turn, done;
+    int64_t shown; /* tokens given to watch */
+    int32_t *ids;  /* filled when done */
+    float *log_prob;
+} episode;
+
+struct zs_rollout {
+    const zs_comm *comm;
+    const zs_tokenizer *tokenizer;
+    zs_engine *engine;     /* NULL without a policy */
+    zs_exchange *exchange; /* NULL with own_search */
+    zs_chat_format chat;
+    zs_string prompt_template, correction, last_turn;
+    int64_t response_tokens, context_tokens, observation_tokens, round_steps;
+    const char *metric;
+    uint64_t seed;
+    /* the phase under way */
+    const zs_rollout_task *task;
+    zs_search *search;
+    episode *episodes;
+    int64_t num_episodes, unfinished;
+    episode **by_handle;
+    int64_t handle_capacity;
+};
+
+static const char *const stops[] = {"</search>", "</answer>"};
+
+/* ---- messages between ranks: a head, then NUL-ended strings
+ * ---------------------------------------------------- */
+
+typedef struct message_head {
+    int32_t is_reply, noisy, failed, reserved;
+    int64_t episode, turn, step, question_index, sample;
+} message_head;
+
+static void message_put_strings(zs_string *message, const message_head *head, int n,
+                                const char *const *strings) {
+    zs_string_clear(message);
+    zs_string_append(message, (const char *)head, sizeof *head);
+    for (int i = 0; i < n; i++)
+        zs_string_append(message, strings[i], (int64_t)strlen(strings[i]) + 1);
+}
+
+/* ---- episodes
+ * -------------------------------------------------------------------------------------------------------- */
+
+static void add_kind(episode *e, int64_t n, zs_token_kind kind) {
+    if (e->kind_count + n > e->kind_capacity) {
+        int64_t grown = 2 * (e->kind_count + n);
+        e->kind = zs_grow(e->kind, e->kind_capacity, grown, 1);
+        e->kind_capacity = grown;
+    }
+    memset(e->kind + e->kind_count, kind, (size_t)n);
+    e->kind_count += n;
+}
+
+static void watch_text(zs_rollout *r, const int32_t *ids, int64_t n, zs_token_kind kind) {
+    zs_string text = {0};
+    zs_tokenizer_decode(r->tokenizer, ids, n, &text);
+    if (text.length) r->task->watch(r->task->watch_context, text.data, text.length, kind);
+    zs_string_free(&text);
+}
+
+static void watch_new_tokens(zs_rollout *r) {
+    episode *e = &r->episodes[0];
+    if (e->done) return;
+    zs_sequence_view view = zs_engine_view(r->engine, e->handle);
+    for (; e->shown < view.length; e->shown++) {
+        bool known = e->shown < e->kind_count;
+        watch_text(r, view.ids + e->shown, 1, known ? (zs_token_kind)e->kind[e->shown] : ZS_TOKEN_POLICY);
+    }
+}
+
+static void submit_episode(zs_rollout *r, episode *e, const zs_ids *prompt) {
+    const zs_rollout_task *task = r->task;
+    zs_sequence_request request = {
+        .prompt = prompt->data,
+        .prompt_length = prompt->length,
+        .prompt_group = e->question,
+        .max_new_tokens = r->response_tokens,
+        .max_length = r->context_tokens,
+        .sampling = task->sampling,
+        .rng = zs_rng_make(r->seed, ZS_STREAM_POLICY, task->step, e->question, e->sample),
+        .stops = stops,
+        .num_stops = 2};
+    e->handle = zs_engine_submit(r->engine, &request);
+    if (e->handle >= r->handle_capacity) {
+        int64_t grown = 2 * e->handle + 64;
+        r->by_handle = zs_grow(r->by_handle, r->handle_capacity, grown, sizeof *r->by_handle);
+        r->handle_capacity = grown;
+    }
+    r->by_handle[e->handle] = e;
+    add_kind(e, prompt->length, ZS_TOKEN_PROMPT);
+}
+
+/* The prompt of a question: template, chat form, and, when no search is allowed, the last turn's opening. */
+static void build_prompt(zs_rollout *r, const zs_question *question, zs_ids *prompt) {
+    static const char *const names[] = {"question"};
+    const char *values[] = {question->question};
+    zs_string filled = {0}, wrapped = {0};
+    zs_error err = {0};
+    zs_status status = zs_template_fill(r->prompt_template.data, names, values, 1, &filled, &err);
+    ZS_ASSERT(status == ZS_OK, "%s", err.text); /* the template was tried when it was loaded */
+    zs_chat_wrap(r->chat, NULL, filled.data, &wrapped);
+    zs_ids_clear(prompt);
+    zs_tokenizer_encode(r->tokenizer, wrapped.data, wrapped.length, prompt);
+    if (r->task->max_turns == 0)
+        zs_tokenizer_encode(r->tokenizer, r->last_turn.data, r->last_turn.length, prompt);
+    int64_t room = r->context_tokens - 1;
+    if (prompt->length > room) /* keep the end: it holds the question */
+        memmove(prompt->data, prompt->data + prompt->length - room, (size_t)room * sizeof(int32_t)),
+            prompt->length = room;
+    zs_string_free(&filled);
+    zs_string_free(&wrapped);
+}
+
+static void submit_all(zs_rollout *r) {
+    const zs_rollout_task *task = r->task;
+    const zs_group *rollouts = &r->comm->rollouts;
+    int64_t mine = 0;
+    for (int64_t q = 0; q < task->num_questions; q++)
+        mine += q % rollouts->size == rollouts->rank;
+    r->num_episodes = r->unfinished = mine * task->samples;
+    r->episodes = ZS_NEW(episode, r->num_episodes);
+    zs_ids prompt = {0};
+    episode *e = r->episodes;
+    for (int64_t q = rollouts->rank; q < task->num_questions; q += rollouts->size) {
+        build_prompt(r, &task->qa->questions[task->questions[q]], &prompt);
+        for (int64_t s = 0; s < task->samples; s++, e++) {
+            *e = (episode){.question = q, .sample = s, .question_index = task->questions[q]};
+            e->last_turn = task->max_turns == 0;
+            submit_episode(r, e, &prompt);
+        }
+    }
+    zs_ids_free(&prompt);
+}
+
+/* The answer's score; without a closed <answer> all scores are 0. */
+static void finish_episode(zs_rollout *r, episode *e, const char *answer, int64_t length, bool truncated) {
+    const zs_question *question = &r->task->qa->questions[e->question_index];
+    zs_score score = {0};
+    if (answer)
+        score =
+            zs_score_answer(answer, length, (const char *const *)question->answers, question->num_answers);
+    zs_sequence_view view = zs_engine_view(r->engine, e->handle);
+    ZS_ASSERT(view.length == e->kind_count, "kinds and tokens of an episode differ");
+    zs_episode_info *info = &e->info;
+    info->question = e->question, info->sample = e->sample, info->question_index = e->question_index;
+    info->length = view.length;
+    info->em = score.em, info->cover_em = score.cover_em, info->f1 = score.f1;
+    info->reward = !strcmp(r->metric, "em")         ? score.em
+                   : !strcmp(r->metric, "cover_em") ? score.cover_em
+                                                    : score.f1;
+    info->answered = answer != NULL;
+    info->truncated = truncated;
+    for (int64_t i = 0; i < view.length; i++)
+        info->policy_tokens += e->kind[i] == ZS_TOKEN_POLICY;
+    e->ids = ZS_NEW(int32_t, view.length);
+    e->log_prob = ZS_NEW(float, view.length);
+    memcpy(e->ids, view.ids, (size_t)view.length * sizeof(int32_t));
+    memcpy(e->log_prob, view.log_prob, (size_t)view.length * sizeof(float));
+    e->done = true;
+    r->unfinished--;
+    zs_engine_release(r->engine, e->handle);
+}
+
+/* Appends an observation and starts the next turn; the last one opens with the last-turn text. */
+static void continue_episode(zs_rollout *r, episode *e, zs_ids *observation, zs_token_kind kind) {
+    int64_t observed = observation->length;
+    if (e->info.turns >= r->task->max_turns && !e->last_turn) {
+        e->last_turn = true;
+        zs_tokenizer_encode(r->tokenizer, r->last_turn.data, r->last_turn.length, observation);
+    }
+    if (observation->length == 0 || zs_engine_continue(r->engine, e->handle, observation->data,
+                                                       observation->length, r->response_tokens)) {
+        add_kind(e, observed, kind);
+        add_kind(e, observation->length - observed, ZS_TOKEN_OBSERVATION);
+    } else {
+        finish_episode(r, e, NULL, 0, true);
+    }
+}
+
+static void send_query(zs_rollout *r, episode *e, const char *text, int64_t length) {
+    const zs_question *question = &r->task->qa->questions[e->question_index];
+    zs_rng rng = zs_rng_make(r->seed, ZS_STREAM_NOISE, r->task->step, e->question, e->sample);
+    bool noisy = zs_rng_uniform_at(&rng, e->info.turns) < r->task->noise;
+    zs_string query = {0}, answer = {0};
+    zs_string_append(&query, text, length);
+    for (int i = 0; i < question->num_answers; i++)
+        zs_string_printf(&answer, "%s%s", i ? " or " : "", question->answers[i]);
+    e->info.searches++;
+    e->info.noisy_searches += noisy;
+    int64_t turn = e->info.turns++;
+    if (r->search && !r->exchange) {
+        zs_query q = {.episode = e - r->episodes,
+                      .turn = turn,
+                      .step = r->task->step,
+                      .question_index = e->question,
+                      .sample = e->sample,
+                      .noisy = noisy,
+                      .query = query.data,
+                      .question = question->question,
+                      .answer = answer.data ? answer.data : ""};
+        r->search->submit(r->search, &q);
+    } else {
+        message_head head = {.noisy = noisy,
+                             .episode = e - r->episodes,
+                             .turn = turn,
+                             .step = r->task->step,
+                             .question_index = e->question,
+                             .sample = e->sample};
+        const char *strings[] = {query.data, question->question, answer.data ? answer.data : ""};
+        zs_string message = {0};
+        message_put_strings(&message, &head, 3, strings);
+        int to = (int)((e->question + e->sample + turn) % r->comm->num_pod_simulators);
+        zs_exchange_put(r->exchange, r->comm->pod_simulators[to], message.data, message.length);
+        zs_string_free(&message);
+    }
+    zs_string_free(&query);
+    zs_string_free(&answer);
+}
+
+zs_action zs_rollout_parse(const char *text, int64_t *begin, int64_t *length) {
+    const char *search = strstr(text, "</search>"), *answer = strstr(text, "</answer>");
+    bool is_search = search && (!answer || search < answer);
+    const char *close = is_search ? search : answer, *tag = is_search ? "<search>" : "<answer>", *open = NULL;
+    if (!close) return ZS_ACTION_NONE;
+    for (const char *at = strstr(text, tag); at && at < close; at = strstr(at + 1, tag))
+        open = at;
+    if (!open) return ZS_ACTION_NONE;
+    open += strlen(tag);
+    static const char blank[] = " \t\r\n";
+    while (open < close && strchr(blank, *open))
+        open++;
+    while (close > open && strchr(blank, close[-1]))
+        close--;
+    *begin = open - text;
+    *length = close - open;
+    return is_search ? ZS_ACTION_SEARCH : ZS_ACTION_ANSWER;
+}
+
+/* A turn ended: act on what it says. */
+static void end_turn(zs_rollout *r, episode *e) {
+    zs_sequence_view view = zs_engine_view(r->engine, e->handle);
+    add_kind(e, view.length - e->kind_count, ZS_TOKEN_POLICY);
+    zs_string text = {0};
+    if (e->last_turn) /* its opening may hold the tag */
+        zs_string_append(&text, r->last_turn.data, r->last_turn.length);
+    zs_tokenizer_decode(r->tokenizer, view.ids + view.turn_begin, view.length - view.turn_begin, &text);
+    for (int64_t i = 0; i < text.length; i++)
+        if (text.data[i] == '\0')
+            text.data[i] = ' '; /* a NUL byte is a token like others, but would end the text here */
+    int64_t begin, length;
+    zs_action action = text.length ? zs_rollout_parse(text.data, &begin, &length) : ZS_ACTION_NONE;
+    if (action == ZS_ACTION_ANSWER) {
+        finish_episode(r, e, text.data + begin, length, false);
+    } else if (e->last_turn || view.length >= r->context_tokens) {
+        finish_episode(r, e, NULL, 0, view.length >= r->context_tokens);
+    } else if (action == ZS_ACTION_SEARCH && length > 0) {
+        send_query(r, e, text.data + begin, length);
+    } else {
+        zs_ids correction = {0};
+        e->info.invalid_actions++;
+        e->info.turns++;
+        zs_tokenizer_encode(r->tokenizer, r->correction.data, r->correction.length, &correction);
+        continue_episode(r, e, &correction, ZS_TOKEN_OBSERVATION);
+        zs_ids_free(&correction);
+    }
+    zs_string_free(&text);
+}
+
+/* Documents have come: they return as one <information> span, cut to the observation limit. */
+static void observe(zs_rollout *r, episode *e, const char *documents) {
+    zs_string text = {0};
+    zs_ids ids = {0};
+    zs_string_printf(&text, "\n<information>%s</information>\n", documents);
+    zs_tokenizer_encode(r->tokenizer, text.data, text.length, &ids);
+    if (ids.length > r->observation_tokens) {
+        zs_ids tail = {0};
+        zs_tokenizer_encode(r->tokenizer, "</information>\n", 15, &tail);
+        int64_t keep = r->observation_tokens > tail.length ? r->observation_tokens - tail.length : 0;
+        ids.length = keep;
+        zs_ids_append(&ids, tail.data, tail.length);
+        zs_ids_free(&tail);
+    }
+    continue_episode(r, e, &ids, ZS_TOKEN_DOCUMENT);
+    zs_ids_free(&ids);
+    zs_string_free(&text);
+}
+
+/* ---- one round
+ * ----------------------------------------------------------------------------------------------------- */
+
+static void decode_some(zs_rollout *r, bool *worked) {
+    if (!r->engine) return;
+    zs_phase_begin(ZS_PHASE_GENERATE);
+    for (int64_t i = 0; i < r->round_steps; i++) {
+        if (zs_engine_step(r->engine) == 0) break;
+        *worked = true;
+        if (r->exchange) zs_exchange_poll(r->exchange);
+        if (r->task->watch) watch_new_tokens(r);
+    }
+    zs_phase_end(ZS_PHASE_GENERATE);
+}
+
+static void answer_some(zs_rollout *r) {
+    if (!r->search) return;
+    zs_phase_begin(ZS_PHASE_SIMULATE);
+    r->search->advance(r->search, r->round_steps);
+    if (r->exchange) zs_exchange_poll(r->exchange);
+    zs_phase_end(ZS_PHASE_SIMULATE);
+}
+
+static void receive(zs_rollout *r) {
+    const void *bytes;
+    int from;
+    int64_t length;
+    while (r->exchange && (bytes = zs_exchange_take(r->exchange, &from, &length))) {
+        message_head head;
+        memcpy(&head, bytes, sizeof head);
+        const char *text = (const char *)bytes + sizeof head;
+        if (head.is_reply) {
+            episode *e = &r->episodes[head.episode];
+            ZS_ASSERT(head.episode < r->num_episodes && head.turn == e->info.turns - 1,
+                      "a reply for turn %lld met turn %d", (long long)head.turn, e->info.turns - 1);
+            observe(r, e, text);
+            continue;
+        }
+        const char *question = text + strlen(text) + 1, *answer = question + strlen(question) + 1;
+        zs_query query = {/* the asker's rank comes back with the reply */
+                          .episode = head.episode * r->comm->pod.size + from,
+                          .turn = head.turn,
+                          .step = head.step,
+                          .question_index = head.question_index,
+                          .sample = head.sample,
+                          .noisy = head.noisy != 0,
+                          .query = text,
+                          .question = question,
+                          .answer = answer};
+        r->search->submit(r->search, &query);
+    }
+}
+
+static void take_replies(zs_rollout *r) {
+    zs_reply reply;
+    while (r->search && r->search->take(r->search, &reply)) {
+        if (!r->exchange) {
+            observe(r, &r->episodes[reply.episode], reply.documents);
+        } else {
+            message_head head = {.is_reply = 1,
+                                 .noisy = reply.noisy,
+                                 .failed = reply.failed,
+                                 .episode = reply.episode / r->comm->pod.size,
+                                 .turn = reply.turn};
+            const char *strings[] = {reply.documents};
+            zs_string message = {0};
+            message_put_strings(&message, &head, 1, strings);
+            zs_exchange_put(r->exchange, (int)(reply.episode % r->comm->pod.size), message.data,
+                            message.length);
+            zs_string_free(&message);
+        }
+        zs_free(reply.documents);
+    }
+}
+
+static void act_on_ended_turns(zs_rollout *r) {
+    zs_finish reason;
+    for (int64_t handle; r->engine && (handle = zs_engine_next_finished(r->engine, &reason)) >= 0;)
+        end_turn(r, r->by_handle[handle]);
+}
+
+static void collect(zs_rollout *r, zs_episodes *out) {
+    for (int64_t i = 0; i < r->num_episodes; i++) {
+        episode *e = &r->episodes[i];
+        zs_episodes_append(out, &e->info, e->ids, e->kind, e->log_prob);
+        zs_free(e->ids);
+        zs_free(e->kind);
+        zs_free(e->log_prob);
+    }
+    zs_free(r->episodes);
+    r->episodes = NULL;
+}
+
+void zs_rollout_run(zs_rollout *r, zs_search *search, const zs_rollout_task *task, zs_episodes *out) {
+    r->task = task;
+    r->search = search;
+    r->num_episodes = r->unfinished = 0;
+    ZS_ASSERT(!task->watch || task->num_questions * task->samples == 1,
+              "only a single episode can be watched");
+    if (r->engine) submit_all(r);
+    for (int64_t pending = 1; pending > 0;) {
+        bool worked = false;
+        if (r->exchange) zs_exchange_begin(r->exchange, r->unfinished);
+        decode_some(r, &worked);
+        answer_some(r);
+        if (r->exchange) {
+            zs_phase_begin(ZS_PHASE_EXCHANGE);
+            pending = zs_exchange_finish(r->exchange);
+            zs_phase_end(ZS_PHASE_EXCHANGE);
+            receive(r);
+        }
+        act_on_ended_turns(r);
+        take_replies(r);
+        if (!r->exchange) pending = r->unfinished;
+    }
+    collect(r, out);
+}
+
+/* ---- making one
+ * ------------------------------------------------------------------------------------------------------ */
+
+static zs_status load_templates(zs_rollout *r, const zs_config *config, zs_error *err) {
+    struct {
+        const char *key;
+        zs_string *text;
+    } wanted[] = {{"rollout.prompt_template", &r->prompt_template},
+                  {"rollout.correction_template", &r->correction},
+                  {"rollout.last_turn_template", &r->last_turn}};
+    for (int i = 0; i < 3; i++) {
+        if (zs_template_load(zs_config_string(config, wanted[i].key), wanted[i].text, err) != ZS_OK)
+            return zs_fail_context(err, "%s", wanted[i].key);
+        if (!wanted[i].text->data) zs_string_puts(wanted[i].text, "");
+    }
+    static const char *const names[] = {"question"}, *const values[] = {"?"};
+    zs_string trial = {0};
+    zs_status status = zs_template_fill(r->prompt_template.data, names, values, 1, &trial, err);
+    zs_string_free(&trial);
+    return status;
+}
+
+zs_status zs_rollout_create(const zs_comm *comm, const zs_config *config, const zs_model *policy,
+                            const zs_tokenizer *tokenizer, zs_chat_format chat, bool own_search,
+                            zs_rollout **out, zs_error *err) {
+    zs_rollout *r = ZS_NEW(zs_rollout, 1);
+    r->comm = comm;
+    r->tokenizer = tokenizer;
+    r->chat = chat;
+    r->response_tokens = zs_config_int(config, "rollout.response_tokens");
+    r->context_tokens = zs_config_int(config, "rollout.context_tokens");
+    r->observation_tokens = zs_config_int(config, "search.observation_tokens");
+    r->round_steps = zs_config_int(config, "rollout.round_steps");
+    r->metric = zs_config_string(config, "reward.metric");
+    r->seed = (uint64_t)zs_config_int(config, "seed");
+    zs_status status = load_templates(r, config, err);
+    if (status != ZS_OK) {
+        zs_rollout_destroy(r);
+        return status;
+    }
+    if (policy) {
+        int64_t batch = zs_config_int(config, "rollout.max_batch"),
+                cache = zs_config_int(config, "rollout.cache_tokens");
+        zs_engine_options options = {.max_batch = batch,
+                                     .cache_tokens = cache ? cache : batch * r->context_tokens,
+                                     .prefill_chunk = zs_config_int(config, "rollout.prefill_chunk"),
+                                     .max_length = r->context_tokens};
+        r->engine = zs_engine_create(policy, tokenizer, &options);
+    }
+    if (!own_search) r->exchange = zs_exchange_create(comm);
+    *out = r;
+    return ZS_OK;
+}
+
+void zs_rollout_destroy(zs_rollout *r) {
+    if (!r) return;
+    zs_engine_destroy(r->engine);
+    zs_exchange_destroy(r->exchange);
+    zs_string_free(&r->prompt_template);
+    zs_string_free(&r->correction);
+    zs_string_free(&r->last_turn);
+    zs_free(r->by_handle);
+    zs_free(r);
+}
+
+zs_engine_stats zs_rollout_stats(const zs_rollout *r) {
+    return r->engine ? zs_engine_get_stats(r->engine) : (zs_engine_stats){0};
+}
+
+zs_rollout_means zs_rollout_summarize(const zs_comm *comm, const zs_group *group,
+                                      const zs_episodes *episodes) {
+    enum { N = 15 };
+    double s[N] = {0};
+    for (int64_t i = 0; i < episodes->count; i++) {
+        const zs_episode_info *e = &episodes->info[i];
+        double values[N] = {1.0,
+                            e->reward,
+                            e->reward * e->reward,
+                            e->em,
+                            e->cover_em,
+                            e->f1,
+                            e->turns,
+                            e->searches,
+                            e->noisy_searches,
+                            e->invalid_actions,
+                            e->answered,
+                            e->truncated,
+                            e->policy_tokens,
+                            (double)e->length,
+                            0.0};
+        for (int k = 0; k < N; k++)
+            s[k] += values[k];
+    }
+    zs_comm_sum(comm, group, s, N, "the scores of the other ranks");
+    double n = fmax(1.0, s[0]), mean = s[1] / n;
+    return (zs_rollout_means){.episodes = s[0],
+                              .reward = mean,
+                              .reward_std = sqrt(fmax(0.0, s[2] / n - mean * mean)),
+                              .em = s[3] / n,
+                              .cover_em = s[4] / n,
+                              .f1 = s[5] / n,
+                              .turns = s[6] / n,
+                              .searches = s[7] / n,
+                              .noise = s[7] > 0.0 ? s[8] / s[7] : 0.0,
+                              .invalid = s[9] / n,
+                              .answered = s[10] / n,
+                              .truncated = s[11] / n,
+                              .policy_tokens = s[12] / n,
+                              .tokens = s[13]};
+}

@@ -1,0 +1,195 @@
+/* The run folder: what `train` and `sft` leave on disk, and how they end early and go on. */
+#include "zerosearch/run.h"
+#include "zerosearch/checkpoint.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+
+#include <jansson.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t stop_wanted;
+
+static void on_signal(int number) {
+    (void)number;
+    stop_wanted = 1;
+}
+
+void zs_run_catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+}
+
+bool zs_run_stopping(const zs_run *run) {
+    double flag = stop_wanted;
+    zs_comm_max(run->comm, &run->comm->world, &flag, 1, "the other ranks at the end of a step");
+    return flag > 0.0;
+}
+
+void zs_run_test_kill(const char *place, int64_t step) {
+    const char *wish = getenv("ZS_TEST_KILL");
+    char here[64];
+    snprintf(here, sizeof here, "%s:%lld", place, (long long)step);
+    if (wish && !strcmp(wish, here)) raise(SIGKILL);
+}
+
+zs_status zs_run_open(zs_run *run, const zs_config *config, zs_comm *comm, bool resume, zs_error *err) {
+    *run = (zs_run){.config = config, .comm = comm, .is_root = comm->world.rank == 0};
+    const char *folder = zs_config_string(config, "run.folder");
+    zs_status status = ZS_OK;
+    if (!*folder)
+        status = zs_config_fail(config, "run.folder", err, "a folder for this run is needed");
+    else if (strlen(folder) >= sizeof run->folder)
+        status = zs_config_fail(config, "run.folder", err, "the path is longer than %zu bytes",
+                                sizeof run->folder - 1);
+    if (status == ZS_OK) {
+        snprintf(run->folder, sizeof run->folder, "%s", folder);
+        snprintf(run->checkpoints, sizeof run->checkpoints, "%s/checkpoints", folder);
+    }
+    if (status == ZS_OK && run->is_root) {
+        int64_t step;
+        if (!resume && zs_checkpoint_list(run->checkpoints, &step, 1) > 0)
+            status = zs_config_fail(config, "run.folder", err,
+                                    "%s holds a run at step %lld already; give --resume to go on with it, or "
+                                    "another folder",
+                                    folder, (long long)step);
+        if (status == ZS_OK) status = zs_make_folder(run->checkpoints, err);
+        if (status == ZS_OK) {
+            zs_string text = {0};
+            char path[600];
+            zs_config_dump(config, &text);
+            status = zs_file_write(zs_path_join(path, sizeof path, folder, "config.cfg"), text.data,
+                                   text.length, err);
+            zs_string_free(&text);
+        }
+    }
+    return zs_comm_agree(comm, &comm->world, status, err);
+}
+
+void zs_run_close(zs_run *run) {
+    if (run->metrics) fclose(run->metrics);
+    if (run->episodes) fclose(run->episodes);
+    run->metrics = run->episodes = NULL;
+}
+
+/* Keeps the lines whose "step" is below first_step, then opens the file for appending. */
+static zs_status open_record(const char *folder, const char *name, int64_t first_step, FILE **out,
+                             zs_error *err) {
+    char path[600];
+    zs_path_join(path, sizeof path, folder, name);
+    if (zs_file_exists(path)) {
+        zs_string text = {0}, kept = {0};
+        zs_status status = zs_file_read(path, &text, err);
+        if (status != ZS_OK) return status;
+        for (char *line = text.data; line && *line;) {
+            char *end = strchr(line, '\n');
+            if (!end) /* a torn last line */
+                break;
+            json_t *object = json_loadb(line, (size_t)(end - line), 0, NULL);
+            if (object && json_integer_value(json_object_get(object, "step")) < first_step)
+                zs_string_append(&kept, line, end - line + 1);
+            json_decref(object);
+            line = end + 1;
+        }
+        status = zs_file_write(path, kept.data ? kept.data : "", kept.length, err);
+        zs_string_free(&text);
+        zs_string_free(&kept);
+        if (status != ZS_OK) return status;
+    }
+    *out = fopen(path, "a");
+    return *out ? ZS_OK : zs_fail(err, ZS_FAILED, "%s: cannot be written", path);
+}
+
+zs_status zs_run_open_records(zs_run *run, int64_t first_step, bool with_episodes, zs_error *err) {
+    zs_status status = ZS_OK;
+    if (run->is_root) {
+        status = open_record(run->folder, "metrics.jsonl", first_step, &run->metrics, err);
+        if (status == ZS_OK && with_episodes)
+            status = open_record(run->folder, "episodes.jsonl", first_step, &run->episodes, err);
+    }
+    return zs_comm_agree(run->comm, &run->comm->world, status, err);
+}
+
+zs_status zs_run_record(zs_run *run, FILE *file, json_t *object, zs_error *err) {
+    if (!object) return ZS_OK;
+    char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(7));
+    bool good = text && fprintf(file, "%s\n", text) > 0 && fflush(file) == 0;
+    free(text);
+    json_decref(object);
+    return good ? ZS_OK
+                : zs_fail(err, ZS_FAILED, "%s: a record could not be written (disk full?)", run->folder);
+}
+
+zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, int64_t step,
+                            const char *state, zs_error *err) {
+    zs_phase_begin(ZS_PHASE_CHECKPOINT);
+    zs_status status = ZS_OK;
+    char path[600];
+    zs_checkpoint_path(path, sizeof path, run->checkpoints, step);
+    if (run->comm->is_learner) {
+        zs_checkpoint_array arrays[3];
+        zs_piece *pieces;
+        zs_optimizer_arrays(optimizer, arrays, &pieces);
+        status = zs_checkpoint_write(run->comm->learners.comm, path, model, arrays, 3, state, err);
+        zs_free(pieces);
+    }
+    status = zs_comm_agree(run->comm, &run->comm->world, status, err);
+    if (status == ZS_OK && run->is_root)
+        zs_checkpoint_prune(run->checkpoints, (int)zs_config_int(run->config, "checkpoint.keep"));
+    zs_phase_end(ZS_PHASE_CHECKPOINT);
+    return status;
+}
+
+zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, int64_t *step,
+                         zs_string *state, zs_error *err) {
+    enum { MOST = 64 };
+    int64_t found[MOST + 1] = {0}; /* the root's list, so that all ranks try the same files */
+    if (run->is_root) found[0] = zs_checkpoint_list(run->checkpoints, found + 1, MOST);
+    zs_comm_broadcast_bytes(run->comm, &run->comm->world, found, sizeof found, 0, "the list of checkpoints");
+    *step = 0;
+    for (int64_t i = 0; i < found[0]; i++) {
+        char path[600];
+        zs_checkpoint_path(path, sizeof path, run->checkpoints, found[1 + i]);
+        zs_status status = ZS_OK;
+        zs_string_clear(state);
+        if (run->comm->is_learner) {
+            zs_checkpoint_array arrays[3];
+            zs_piece *pieces;
+            zs_optimizer_arrays(optimizer, arrays, &pieces);
+            /* every learner needs all parameters, not only the stripe that it writes */
+            zs_piece whole = {0, model->num_params, model->params};
+            arrays[0].num_pieces = 1;
+            arrays[0].pieces = &whole;
+            status = zs_checkpoint_read(run->comm->learners.comm, path, model, arrays, 3, state, err);
+            zs_free(pieces);
+        }
+        status = zs_comm_agree(run->comm, &run->comm->world, status, err);
+        if (status == ZS_OK) {
+            *step = found[1 + i];
+            break;
+        }
+        if (i + 1 == found[0]) return zs_fail_context(err, "no good checkpoint in %s", run->checkpoints);
+        zs_log(ZS_LOG_WARNING, "%s; trying the one before", err ? err->text : path);
+    }
+    /* the state text reaches ranks that are not learners */
+    double owner = run->comm->is_learner && run->comm->learners.rank == 0 ? run->comm->world.rank : -1.0;
+    zs_comm_max(run->comm, &run->comm->world, &owner, 1, "the state of the run");
+    int64_t length = state->length;
+    zs_comm_broadcast_bytes(run->comm, &run->comm->world, &length, sizeof length, (int)owner,
+                            "the state of the run");
+    if (run->comm->world.rank != (int)owner) {
+        zs_string_clear(state);
+        char *text = ZS_NEW(char, length + 1);
+        zs_string_append(state, text, length);
+        zs_free(text);
+    }
+    if (length)
+        zs_comm_broadcast_bytes(run->comm, &run->comm->world, state->data, length, (int)owner,
+                                "the state of the run");
+    return ZS_OK;
+}

@@ -1,0 +1,144 @@
+/* Loading of models, engines and question sets, with errors that name the key at fault. */
+#include "zerosearch/setup.h"
+#include "zerosearch/hf.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+#include "zerosearch/template.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+zs_status zs_setup_groups(zs_comm *comm, const zs_config *config, bool need_simulators, zs_error *err) {
+    const char *layout = zs_config_string(config, "groups.layout");
+    comm->deadline = zs_config_float(config, "groups.deadline");
+    return zs_comm_divide(comm,
+                          !strcmp(layout, "split")  ? ZS_LAYOUT_SPLIT
+                          : !strcmp(layout, "auto") ? ZS_LAYOUT_AUTO
+                                                    : ZS_LAYOUT_COLOCATED,
+                          (int)zs_config_int(config, "groups.simulators"),
+                          (int)zs_config_int(config, "groups.rollouts"),
+                          (int)zs_config_int(config, "groups.learners"),
+                          (int)zs_config_int(config, "groups.pods"), need_simulators, err);
+}
+
+bool zs_search_is_simulated(const char *engine) {
+    return !strncmp(engine, "simulate_", 9);
+}
+
+zs_status zs_setup_model(const zs_config *config, const char *key, zs_model **model, zs_tokenizer **tokenizer,
+                         zs_error *err) {
+    const char *folder = zs_config_string(config, key);
+    if (!*folder) return zs_config_fail(config, key, err, "a model folder is needed");
+    if (zs_hf_load(folder, model, err) != ZS_OK || zs_tokenizer_load(folder, tokenizer, err) != ZS_OK)
+        return zs_fail_context(err, "%s", key);
+    if (zs_tokenizer_vocab_size(*tokenizer) > (*model)->config.vocab_size)
+        return zs_fail(err, ZS_FAILED,
+                       "%s: %s: the tokenizer has %lld entries, but the model's vocabulary only %lld", key,
+                       folder, (long long)zs_tokenizer_vocab_size(*tokenizer),
+                       (long long)(*model)->config.vocab_size);
+    return ZS_OK;
+}
+
+zs_status zs_setup_questions(const zs_config *config, const char *key, zs_qa *out, zs_error *err) {
+    *out = (zs_qa){0};
+    if (zs_config_count(config, key) == 0)
+        return zs_config_fail(config, key, err, "at least one question set (JSON lines) is needed");
+    for (int i = 0; i < zs_config_count(config, key); i++) {
+        zs_qa more;
+        if (zs_qa_load(zs_config_string_at(config, key, i), &more, err) != ZS_OK)
+            return zs_fail_context(err, "%s", key);
+        out->questions = zs_grow(out->questions, out->count, out->count + more.count, sizeof *out->questions);
+        memcpy(out->questions + out->count, more.questions, (size_t)more.count * sizeof *out->questions);
+        out->count += more.count;
+        zs_free(more.questions);
+    }
+    if (out->count == 0)
+        return zs_config_fail(config, key, err, "%s holds no question", zs_config_string_at(config, key, 0));
+    return ZS_OK;
+}
+
+static zs_status setup_simulator(const zs_config *config, const char *engine, zs_search_setup *out,
+                                 zs_error *err) {
+    const char *kind = !strcmp(engine, "simulate_sft") ? "sft" : "prompt";
+    struct {
+        const char *key, *way;
+        zs_string *text;
+    } wanted[] = {{"search.useful_template", "useful", &out->useful},
+                  {"search.noisy_template", "noisy", &out->noisy}};
+    for (int i = 0; i < 2; i++) {
+        char fallback[64];
+        snprintf(fallback, sizeof fallback, "simulate_%s_%s", kind, wanted[i].way);
+        const char *name = zs_config_string(config, wanted[i].key);
+        if (zs_template_load(*name ? name : fallback, wanted[i].text, err) != ZS_OK)
+            return zs_fail_context(err, "%s", wanted[i].key);
+    }
+    zs_status status = zs_setup_model(config, "model.simulator", &out->model, &out->tokenizer, err);
+    if (status != ZS_OK) return status;
+    zs_simulator_options options = {.name = engine,
+                                    .model = out->model,
+                                    .tokenizer = out->tokenizer,
+                                    .useful_template = out->useful.data,
+                                    .noisy_template = out->noisy.data,
+                                    .top_k = (int)zs_config_int(config, "search.top_k"),
+                                    .words = (int)zs_config_int(config, "search.words"),
+                                    .temperature = zs_config_float(config, "search.temperature"),
+                                    .top_p = zs_config_float(config, "search.top_p"),
+                                    .max_new_tokens = zs_config_int(config, "search.max_new_tokens"),
+                                    .max_batch = zs_config_int(config, "search.max_batch"),
+                                    .max_length = zs_config_int(config, "search.max_length"),
+                                    .cache_tokens = zs_config_int(config, "search.cache_tokens"),
+                                    .seed = (uint64_t)zs_config_int(config, "seed"),
+                                    .chat = zs_chat_named(zs_config_string(config, "model.simulator_chat"),
+                                                          zs_config_string(config, "model.simulator"))};
+    out->search = zs_search_simulator(&options);
+    return ZS_OK;
+}
+
+/* Builds the index unless one newer than the passages is there. */
+static zs_status build_index(const zs_comm *comm, const zs_config *config, char *index, size_t size,
+                             zs_error *err) {
+    const char *corpus = zs_config_string(config, "data.corpus"),
+               *given = zs_config_string(config, "data.corpus_index");
+    if (!*corpus && !*given)
+        return zs_config_fail(config, "data.corpus", err, "the corpus engine needs passages (JSON lines)");
+    if (*given)
+        snprintf(index, size, "%s", given);
+    else
+        snprintf(index, size, "%s.fts5", corpus);
+    zs_status status = ZS_OK;
+    struct stat passages, built;
+    if (comm->world.rank == 0 && *corpus) {
+        if (stat(corpus, &passages) != 0)
+            status = zs_config_fail(config, "data.corpus", err, "%s: no such file", corpus);
+        else if (stat(index, &built) != 0 || built.st_mtime < passages.st_mtime)
+            status = zs_corpus_build(corpus, index, err);
+    }
+    return zs_comm_agree(comm, &comm->world, status, err);
+}
+
+zs_status zs_setup_search(const zs_comm *comm, const zs_config *config, const char *engine, bool here,
+                          zs_search_setup *out, zs_error *err) {
+    *out = (zs_search_setup){0};
+    zs_status status = ZS_OK;
+    if (!strcmp(engine, "none")) {
+        out->search = here ? zs_search_none() : NULL;
+    } else if (!strcmp(engine, "corpus")) {
+        char index[1000];
+        zs_corpus *corpus;
+        status = build_index(comm, config, index, sizeof index, err);
+        if (status == ZS_OK && here && (status = zs_corpus_open(index, &corpus, err)) == ZS_OK)
+            out->search = zs_search_corpus(corpus, (int)zs_config_int(config, "search.top_k"));
+    } else if (here) {
+        status = setup_simulator(config, engine, out, err);
+    }
+    return zs_comm_agree(comm, &comm->world, status, err);
+}
+
+void zs_setup_search_free(zs_search_setup *setup) {
+    if (setup->search) setup->search->destroy(setup->search);
+    zs_model_destroy(setup->model);
+    zs_tokenizer_destroy(setup->tokenizer);
+    zs_string_free(&setup->useful);
+    zs_string_free(&setup->noisy);
+}
