@@ -74,6 +74,7 @@ static bool single_copy_works(void) {
 
 static void set_mpi_environment(void) {
     if (!single_copy_works()) setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
+    setenv("OMPI_MCA_btl_base_warn_component_unused", "0", 0); /* no InfiniBand here: not worth a word */
     /* Inside MPI calls that we cannot poll (start, finish, parallel HDF5), ranks that share a core yield. */
     const char *local_size = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
     cpu_set_t cores;

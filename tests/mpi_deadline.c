@@ -1,0 +1,87 @@
+/* ranks: 1 2 3 4 */
+/* Waits that end. Without arguments: a late rank is waited for, and nothing happens. With one, the ways in
+ * which a job ends early; tests/cli_deadline.sh reads what they print:
+ *   expire   rank 0 never comes to the search exchange, whose deadline is half a second
+ *   weights  the same in the weight broadcast
+ *   shared   all ranks agree on rank 1's fault, and all abort
+ *   local    rank 1 aborts alone while the others wait for it
+ *   killed   rank 1 is killed while the others wait for it */
+#include "zerosearch/comm.h"
+#include "zerosearch/log.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static zs_comm comm;
+
+static void be_late(void) {
+    zs_exchange *exchange = zs_exchange_create(&comm);
+    if (comm.world.rank == 0) usleep(300000);
+    zs_exchange_begin(exchange, 1);
+    if (zs_exchange_finish(exchange) != comm.pod.size) MPI_Abort(comm.world.comm, 1);
+    zs_exchange_destroy(exchange);
+}
+
+static void expire_exchange(void) {
+    zs_exchange *exchange = zs_exchange_create(&comm);
+    zs_log_set_phase("generate", 12);
+    comm.deadline = 0.5;
+    if (comm.world.rank == 0) sleep(100);
+    zs_exchange_begin(exchange, 0);
+    zs_exchange_finish(exchange);
+}
+
+static void expire_weights(void) {
+    static float params[100000];
+    zs_weights *weights = zs_weights_create(&comm, 100000, 50000);
+    zs_log_set_phase("broadcast", 3);
+    comm.deadline = 0.5;
+    if (comm.is_learner) sleep(100);
+    zs_weights_begin(weights, params);
+    zs_weights_finish(weights);
+    zs_comm_barrier(&comm, &comm.world, "all ranks");
+}
+
+static void abort_shared(void) {
+    zs_error err = {0};
+    zs_status status = ZS_OK;
+    if (comm.world.rank == 1) status = zs_fail(&err, ZS_USAGE, "the file is torn");
+    zs_comm_agree(&comm, &comm.world, status, &err);
+    zs_comm_abort(&comm, &err);
+}
+
+static void abort_local(void) {
+    zs_error err = {0};
+    if (comm.world.rank == 1) {
+        zs_fail(&err, ZS_USAGE, "the file is torn");
+        zs_comm_abort(&comm, &err);
+    }
+    zs_comm_barrier(&comm, &comm.world, "rank 1");
+}
+
+static void be_killed(void) {
+    if (comm.world.rank == 1) raise(SIGKILL);
+    zs_comm_barrier(&comm, &comm.world, "rank 1");
+}
+
+int main(int argc, char **argv) {
+    zs_error err = {0};
+    if (zs_comm_start(&argc, &argv, &comm, &err) != ZS_OK) return 1;
+    if (zs_comm_divide(&comm, ZS_LAYOUT_AUTO, 1, 2, 1, 1, true, &err) != ZS_OK) return 1;
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } ends[] = {{"expire", expire_exchange},
+                {"weights", expire_weights},
+                {"shared", abort_shared},
+                {"local", abort_local},
+                {"killed", be_killed}};
+    comm.deadline = 120;
+    if (argc < 2) be_late();
+    for (size_t i = 0; argc > 1 && i < sizeof ends / sizeof ends[0]; i++)
+        if (strcmp(argv[1], ends[i].name) == 0) ends[i].run();
+    zs_comm_finish(&comm);
+    return 0;
+}
