@@ -1,69 +1,121 @@
-/* y = x w^T for few rows of x, where a BLAS spends its time packing w: w streams once from memory, each of
- * its rows meets up to four rows of x in registers. */
+/* y = x w^T for few rows of x, where a BLAS spends its time packing w: w streams once from memory and each of
+ * its rows meets up to four rows of x in registers.
+ *
+ * Every tile has sixteen running sums of 16 lanes, folded together by one tree into a vector of sixteen
+ * results, so that a result's arithmetic is the same in every tile shape. */
 #include "internal.h"
 
 #include "zerosearch/kernels.h"
 
-#define FEW_ROWS 8
-#define W_ROWS   4
+#define SUMS 16
 
-/* W_ROWS rows of w with `mx` rows of x; mx is a constant at each call. */
-static inline __attribute__((always_inline)) void tile(const int mx, const int nw, int64_t n, int64_t k,
-                                                       const float *x, const float *w, float beta, float *y) {
-    zs_v16 sum[W_ROWS][4];
+/* Folds a and b and puts their halves side by side, at four widths. */
+static inline zs_v16 fold16(zs_v16 a, zs_v16 b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+static inline zs_v16 fold8(zs_v16 a, zs_v16 b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+static inline zs_v16 fold4(zs_v16 a, zs_v16 b) {
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+}
+static inline zs_v16 fold2(zs_v16 a, zs_v16 b) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+/* Element i of the result is the sum of the lanes of s[i]. */
+static inline zs_v16 fold_all(zs_v16 *s) {
+    ZS_UNROLL
+    for (int i = 0; i < 8; i++)
+        s[i] = fold16(s[2 * i], s[2 * i + 1]);
+    ZS_UNROLL
+    for (int i = 0; i < 4; i++)
+        s[i] = fold8(s[2 * i], s[2 * i + 1]);
+    ZS_UNROLL
+    for (int i = 0; i < 2; i++)
+        s[i] = fold4(s[2 * i], s[2 * i + 1]);
+    return fold2(s[0], s[1]);
+}
+
+/* `nx` rows of x with 16 / nx rows of w; nx is a constant at each call. Rows of x and w past the ends are
+ * given as repeats of the last (used_x, used_w say how many count). */
+static inline __attribute__((always_inline)) void tile(const int nx, int used_x, int used_w, int64_t n,
+                                                       int64_t k, const float *x, const float *w, float beta,
+                                                       float *y) {
+    const int nw = SUMS / nx;
+    const float *x_rows[4], *w_rows[SUMS];
+    zs_v16 sum[SUMS];
+    ZS_UNROLL
+    for (int i = 0; i < nx; i++)
+        x_rows[i] = x + (i < used_x ? i : used_x - 1) * k;
+    ZS_UNROLL
     for (int j = 0; j < nw; j++)
-        for (int i = 0; i < mx; i++)
-            sum[j][i] = (zs_v16){0};
+        w_rows[j] = w + (j < used_w ? j : used_w - 1) * k;
+    ZS_UNROLL
+    for (int i = 0; i < SUMS; i++)
+        sum[i] = (zs_v16){0};
     int64_t p = 0;
     for (; p + ZS_LANES <= k; p += ZS_LANES) {
         zs_v16 xv[4];
-        for (int i = 0; i < mx; i++)
-            memcpy(&xv[i], x + i * k + p, sizeof xv[i]);
+        ZS_UNROLL
+        for (int i = 0; i < nx; i++)
+            memcpy(&xv[i], x_rows[i] + p, sizeof xv[i]);
+        ZS_UNROLL
         for (int j = 0; j < nw; j++) {
             zs_v16 wv;
-            memcpy(&wv, w + j * k + p, sizeof wv);
-            for (int i = 0; i < mx; i++)
-                sum[j][i] += xv[i] * wv;
+            memcpy(&wv, w_rows[j] + p, sizeof wv);
+            ZS_UNROLL
+            for (int i = 0; i < nx; i++)
+                sum[i * nw + j] += xv[i] * wv;
         }
     }
-    for (int j = 0; j < nw; j++)
-        for (int i = 0; i < mx; i++) {
-            float s = zs_v16_sum(sum[j][i]);
-            for (int64_t q = p; q < k; q++)
-                s += x[i * k + q] * w[j * k + q];
-            float *out = y + i * n + j;
-            *out = beta == 0 ? s : s + beta * *out;
+    float total[SUMS];
+    zs_v16 folded = fold_all(sum);
+    memcpy(total, &folded, sizeof total);
+    for (; p < k; p++)
+        for (int i = 0; i < SUMS; i++)
+            total[i] += x_rows[i / nw][p] * w_rows[i % nw][p];
+    if (used_w == nw) /* the common case: constant widths */
+        for (int i = 0; i < used_x; i++) {
+            float row[SUMS];
+            memcpy(row, y + i * n, (size_t)nw * sizeof(float));
+            for (int j = 0; j < nw; j++)
+                row[j] = beta == 0 ? total[i * nw + j] : total[i * nw + j] + beta * row[j];
+            memcpy(y + i * n, row, (size_t)nw * sizeof(float));
         }
+    else
+        for (int i = 0; i < used_x; i++)
+            for (int j = 0; j < used_w; j++)
+                y[i * n + j] = beta == 0 ? total[i * nw + j] : total[i * nw + j] + beta * y[i * n + j];
 }
 
-static void tile_rows(int64_t m, const int nw, int64_t n, int64_t k, const float *x, const float *w,
-                      float beta, float *y) {
-    for (int64_t i = 0; i < m; i += 4) {
-        int64_t left = m - i;
-        const float *xi = x + i * k;
-        float *yi = y + i * n;
-        if (nw == W_ROWS && left >= 4)
-            tile(4, W_ROWS, n, k, xi, w, beta, yi);
-        else if (nw == W_ROWS && left == 3)
-            tile(3, W_ROWS, n, k, xi, w, beta, yi);
-        else if (nw == W_ROWS && left == 2)
-            tile(2, W_ROWS, n, k, xi, w, beta, yi);
-        else if (nw == W_ROWS)
-            tile(1, W_ROWS, n, k, xi, w, beta, yi);
-        else
-            for (int64_t r = 0; r < left && r < 4; r++)
-                for (int j = 0; j < nw; j++)
-                    tile(1, 1, n, k, xi + r * k, w + j * k, beta, yi + r * n + j);
+/* All rows of x with `count` <= 16 rows of w. */
+static void strip(int64_t m, int count, int64_t n, int64_t k, const float *x, const float *w, float beta,
+                  float *y) {
+    int64_t i = 0;
+    for (; m - i >= 3; i += 4) {
+        int rows = m - i < 4 ? (int)(m - i) : 4;
+        for (int j = 0; j < count; j += 4)
+            tile(4, rows, count - j < 4 ? count - j : 4, n, k, x + i * k, w + j * k, beta, y + i * n + j);
     }
+    if (m - i == 2)
+        for (int j = 0; j < count; j += 8)
+            tile(2, 2, count - j < 8 ? count - j : 8, n, k, x + i * k, w + j * k, beta, y + i * n + j);
+    else if (m - i == 1)
+        tile(1, 1, count, n, k, x + i * k, w, beta, y + i * n);
 }
 
 void zs_row_gemm(int64_t m, int64_t n, int64_t k, const float *x, const float *w, float beta, float *y,
                  int threads) {
-    if (m > FEW_ROWS) {
+    if (m > 16) { /* measured: from here on packing pays */
         zs_gemm_nt(m, n, k, x, w, beta, y);
         return;
     }
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n * k > 100000)
-    for (int64_t j = 0; j < n; j += W_ROWS)
-        tile_rows(m, (int)(n - j < W_ROWS ? n - j : W_ROWS), n, k, x, w + j * k, beta, y + j);
+    for (int64_t j = 0; j < n; j += SUMS)
+        strip(m, (int)(n - j < SUMS ? n - j : SUMS), n, k, x, w + j * k, beta, y + j);
 }
