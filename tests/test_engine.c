@@ -466,6 +466,135 @@ static void test_end_token(void **state) {
     zs_model_destroy(model);
 }
 
+/* The first token whose bytes bring any stop into the text of ids[from ..]; -1: none. */
+static int64_t first_stop(const zs_tokenizer *tokenizer, const int32_t *ids, int64_t from, int64_t to,
+                          const char *const *stops, int num_stops) {
+    zs_string text = {0};
+    int64_t found = -1;
+    for (int64_t t = from; t < to && found < 0; t++) {
+        zs_tokenizer_decode(tokenizer, ids + t, 1, &text);
+        for (int s = 0; s < num_stops; s++)
+            if (memmem(text.data, (size_t)text.length, stops[s], strlen(stops[s]))) found = t;
+    }
+    zs_string_free(&text);
+    return found;
+}
+
+static void test_stops(void **state) {
+    (void)state;
+    const char *text =
+        "the search engine <search> where was the author of the book born </search> the answer is "
+        "<answer> the north </answer> another thing in the other weather there and then again "
+        "the search engine <search> what is the name of the river </search> <answer> no </answer>";
+    const char *texts[] = {text};
+    int64_t lengths[] = {(int64_t)strlen(text)};
+    zs_tokenizer *tokenizer = NULL;
+    zs_error error;
+    const char *specials[] = {"</answer>"};
+    assert_int_equal(zs_tokenizer_train(texts, lengths, 1, 320, specials, 1, NULL, &tokenizer, &error),
+                     ZS_OK);
+    int64_t vocab = zs_tokenizer_vocab_size(tokenizer);
+    zs_model *model = make_model(48, 6, 2, 12, vocab, false);
+    zs_ids prompt = {0};
+    zs_tokenizer_encode(tokenizer, text, (int64_t)strlen(text), &prompt);
+    zs_engine_options options = {.max_batch = 4, .cache_tokens = 2000, .max_length = 600};
+    zs_engine *engine = zs_engine_create(model, tokenizer, &options);
+    zs_rng rng = zs_rng_make(1, ZS_STREAM_TEST, 0, 0, 0);
+    zs_sequence_request r = request_of(prompt.data, prompt.length, 0, 120, 0);
+    r.max_length = 600;
+    int64_t handle = zs_engine_submit(engine, &r), length = prompt.length + 120, split = 0, inside = 0;
+    run_all(engine);
+    int32_t *ids = ZS_NEW(int32_t, length);
+    memcpy(ids, zs_engine_view(engine, handle).ids, (size_t)length * sizeof(int32_t));
+    for (int trial = 0; trial < 60; trial++) {
+        /* A stop cut out of the text that is to come (from the end of the prompt on), at any byte. */
+        zs_string whole = {0};
+        char stop[16] = {0};
+        int64_t from = prompt.length - 3 + zs_rng_below(&rng, 100), size = 1 + zs_rng_below(&rng, 6);
+        zs_tokenizer_decode(tokenizer, ids + from, 12, &whole);
+        int64_t piece = 0;
+        zs_tokenizer_piece(tokenizer, ids[from], &piece);
+        int64_t offset = zs_rng_below(&rng, piece);
+        memcpy(stop, whole.data + offset, (size_t)size);
+        zs_string_free(&whole);
+        if (strlen(stop) != (size_t)size) continue; /* sampled a NUL, which no stop can hold */
+        const char *stops[] = {"never in the text", stop};
+        int64_t expected = first_stop(tokenizer, ids, prompt.length, length, stops, 2);
+        r.stops = stops;
+        r.num_stops = 2;
+        int64_t h = zs_engine_submit(engine, &r);
+        run_all(engine);
+        zs_finish reason = ZS_FINISH_NONE;
+        for (int64_t f; (f = zs_engine_next_finished(engine, &reason)) != h;)
+            assert_true(f >= 0);
+        zs_sequence_view view = zs_engine_view(engine, h);
+        assert_int_equal(reason, expected < 0 ? ZS_FINISH_LENGTH : ZS_FINISH_STOP);
+        assert_int_equal(view.length, expected < 0 ? length : expected + 1);
+        assert_memory_equal(view.ids, ids, (size_t)view.length * sizeof(int32_t));
+        if (expected >= 0) {
+            int64_t last;
+            const char *bytes = zs_tokenizer_piece(tokenizer, ids[expected], &last);
+            split += last < size;
+            inside += last > 0 && bytes[last - 1] != stop[size - 1];
+        }
+        /* The next turn knows nothing of the bytes before it. */
+        int64_t before = view.length;
+        assert_true(zs_engine_continue(engine, h, ids, trial % 3, 50));
+        run_all(engine);
+        view = zs_engine_view(engine, h);
+        assert_int_equal(view.turn_begin, before + trial % 3);
+        expected = first_stop(tokenizer, view.ids, view.turn_begin, view.length, stops, 2);
+        zs_engine_next_finished(engine, &reason);
+        assert_int_equal(reason, expected < 0 ? ZS_FINISH_LENGTH : ZS_FINISH_STOP);
+        assert_int_equal(view.length, expected < 0 ? view.turn_begin + 50 : expected + 1);
+        zs_engine_release(engine, h);
+    }
+    assert_true(split > 5);  /* stops that end in a token shorter than themselves */
+    assert_true(inside > 0); /* tokens that ran past the stop */
+    zs_free(ids);
+    zs_ids_free(&prompt);
+    zs_engine_destroy(engine);
+    zs_model_destroy(model);
+    zs_tokenizer_destroy(tokenizer);
+}
+
+/* A small trained model's greedy story, computed elsewhere. */
+static void test_golden_story(void **state) {
+    (void)state;
+    char folder[1000], path[1100];
+    const char *shared = getenv("ZS_SHARED");
+    zs_error error;
+    zs_path_join(folder, sizeof folder, shared ? shared : "../shared", "models/stories260k");
+    zs_path_join(path, sizeof path, folder, "expected.safetensors");
+    if (!zs_file_exists(path)) {
+        print_message("no %s\n", path);
+        skip();
+    }
+    zs_model *model = NULL;
+    zs_safetensors *file = NULL;
+    assert_int_equal(zs_hf_load(folder, &model, &error), ZS_OK);
+    assert_int_equal(zs_safetensors_open(path, &file, &error), ZS_OK);
+    const zs_st_tensor *ids = zs_safetensors_find(file, "input_ids.0");
+    const zs_st_tensor *log_probs = zs_safetensors_find(file, "logprobs.0");
+    assert_true(ids && log_probs && ids->count == log_probs->count);
+    const int32_t *expected = ids->data;
+    zs_engine_options options = {.max_batch = 4, .cache_tokens = 2000, .max_length = ids->count};
+    zs_engine *engine = zs_engine_create(model, NULL, &options);
+    zs_sequence_request r = request_of(expected, 1, -1, ids->count, 0);
+    r.max_length = ids->count;
+    r.sampling = (zs_sampling){.temperature = 0};
+    int64_t handle = zs_engine_submit(engine, &r);
+    run_all(engine);
+    zs_sequence_view view = zs_engine_view(engine, handle);
+    assert_memory_equal(view.ids, expected, (size_t)view.length * sizeof(int32_t));
+    assert_true(view.length == ids->count || view.ids[view.length - 1] == model->config.eos_token_ids[0]);
+    for (int64_t t = 1; t < view.length; t++)
+        assert_true(fabsf(view.log_prob[t] - ((const float *)log_probs->data)[t]) <= 1e-4f);
+    zs_engine_destroy(engine);
+    zs_safetensors_close(file);
+    zs_model_destroy(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_turns_match_learner),
@@ -476,6 +605,8 @@ int main(void) {
         cmocka_unit_test(test_reuse),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_end_token),
+        cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_golden_story),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -178,7 +178,7 @@ static void attend_segment(attention *a, const zs_segment *segment, int64_t head
             a->out[q] = out + ((segment->row + token) * heads + head) * head_dim;
             a->lengths[q] = segment->position + token + 1;
         }
-        a->length = a->lengths[nq - 1];
+        a->length = segment->position + (begin + nq - 1) / group + 1;
         switch (nq) { /* eight running sums in each case keep the multipliers busy */
         case 1:
             attend(a, 1, 4);
