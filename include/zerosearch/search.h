@@ -36,7 +36,8 @@ struct zs_search { /* the interface; each engine embeds it first */
     const char *name;
     bool deterministic; /* replies do not depend on query.noisy or on random draws */
     void (*submit)(zs_search *self, const zs_query *query); /* copies what it keeps */
-    /* Does a bounded amount of work (`steps` decode steps for a model); false when nothing is pending. */
+    /* Does a bounded amount of work (`steps` decode steps for a model); false when nothing is pending: every
+     * query is answered and every reply taken. */
     bool (*advance)(zs_search *self, int64_t steps);
     /* The next reply in order of completion; false: none is ready. */
     bool (*take)(zs_search *self, zs_reply *reply);

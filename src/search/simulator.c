@@ -14,6 +14,7 @@
 #include "zerosearch/template.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { TURNS = 64 }; /* the turn is folded into the sample's part of the random key */
