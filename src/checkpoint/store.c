@@ -1,0 +1,230 @@
+#include "store.h"
+#include "zerosearch/hf.h"
+#include "zerosearch/memory.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct row { /* of the tensor table */
+    char name[80];
+    int64_t offset, rows, cols;
+    int32_t num_dims;
+} row;
+
+zs_quiet zs_quiet_begin(void) {
+    zs_quiet quiet;
+    H5Eget_auto2(H5E_DEFAULT, &quiet.function, &quiet.data);
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    return quiet;
+}
+
+void zs_quiet_end(zs_quiet quiet) {
+    H5Eclear2(H5E_DEFAULT);
+    H5Eset_auto2(H5E_DEFAULT, quiet.function, quiet.data);
+}
+
+static herr_t keep_innermost(unsigned depth, const H5E_error2_t *error, void *text) {
+    if (depth == 0) snprintf(text, 300, "%s", error->desc ? error->desc : "unknown");
+    return 0;
+}
+
+zs_status zs_store_fail(const char *path, const char *what, zs_error *err) {
+    char why[300] = "unknown";
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, why);
+    return zs_fail(err, ZS_FAILED, "%s: %s: HDF5 says: %s", path, what, why);
+}
+
+hid_t zs_store_access(MPI_Comm comm) {
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    if (comm != MPI_COMM_NULL)
+        H5Pset_fapl_mpio(access, comm, MPI_INFO_NULL);
+    else
+        H5Pset_alignment(access, 1 << 20, 1 << 20); /* arrays begin on whole stripes of a file system */
+#if H5_VERSION_GE(1, 10, 7)
+    H5Pset_file_locking(access, 0, 1);
+#endif
+    return access;
+}
+
+/* A data set of one dimension, allocated now and not filled; its missing groups are made. -1: failed. */
+static hid_t make_set(hid_t file, const char *name, hid_t type, int64_t count) {
+    hsize_t dims[1] = {(hsize_t)count};
+    hid_t space = H5Screate_simple(1, dims, NULL);
+    hid_t links = H5Pcreate(H5P_LINK_CREATE), creation = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_create_intermediate_group(links, 1);
+    H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER);
+    hid_t set = H5Dcreate2(file, name, type, space, links, creation, H5P_DEFAULT);
+    H5Pclose(creation);
+    H5Pclose(links);
+    H5Sclose(space);
+    return set;
+}
+
+/* A scalar data set of fixed-length UTF-8 text; a fixed length keeps the bytes in the file's own data, where
+ * the envelope's CRC sees them. */
+static bool write_text(hid_t file, const char *name, const char *text) {
+    size_t length = strlen(text);
+    hid_t type = H5Tcopy(H5T_C_S1), space = H5Screate(H5S_SCALAR), links = H5Pcreate(H5P_LINK_CREATE);
+    H5Tset_size(type, length > 0 ? length : 1);
+    H5Tset_strpad(type, H5T_STR_NULLPAD);
+    H5Tset_cset(type, H5T_CSET_UTF8);
+    H5Pset_create_intermediate_group(links, 1);
+    hid_t set = H5Dcreate2(file, name, type, space, links, H5P_DEFAULT, H5P_DEFAULT);
+    bool good = set >= 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0;
+    if (set >= 0) good &= H5Dclose(set) >= 0;
+    H5Pclose(links);
+    H5Sclose(space);
+    H5Tclose(type);
+    return good;
+}
+
+static bool write_number(hid_t file, const char *name, int64_t value) {
+    hid_t space = H5Screate(H5S_SCALAR);
+    hid_t attribute = H5Acreate2(file, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT);
+    bool good = attribute >= 0 && H5Awrite(attribute, H5T_NATIVE_INT64, &value) >= 0;
+    if (attribute >= 0) good &= H5Aclose(attribute) >= 0;
+    H5Sclose(space);
+    return good;
+}
+
+static bool write_tensors(hid_t file, const zs_model *layout) {
+    row *rows = ZS_NEW(row, layout->num_tensors);
+    for (int i = 0; i < layout->num_tensors; i++) {
+        const zs_tensor *tensor = &layout->tensors[i];
+        memcpy(rows[i].name, tensor->name, sizeof rows[i].name);
+        rows[i].offset = tensor->offset;
+        rows[i].rows = tensor->rows;
+        rows[i].cols = tensor->cols;
+        rows[i].num_dims = tensor->num_dims;
+    }
+    hid_t name = H5Tcopy(H5T_C_S1), type = H5Tcreate(H5T_COMPOUND, sizeof(row));
+    H5Tset_size(name, sizeof rows->name);
+    H5Tinsert(type, "name", offsetof(row, name), name);
+    H5Tinsert(type, "offset", offsetof(row, offset), H5T_NATIVE_INT64);
+    H5Tinsert(type, "rows", offsetof(row, rows), H5T_NATIVE_INT64);
+    H5Tinsert(type, "cols", offsetof(row, cols), H5T_NATIVE_INT64);
+    H5Tinsert(type, "num_dims", offsetof(row, num_dims), H5T_NATIVE_INT32);
+    hid_t set = make_set(file, "model/tensors", type, layout->num_tensors);
+    bool good = set >= 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, rows) >= 0;
+    if (set >= 0) good &= H5Dclose(set) >= 0;
+    H5Tclose(type);
+    H5Tclose(name);
+    zs_free(rows);
+    return good;
+}
+
+zs_status zs_store_create(const char *path, const zs_model *layout, const zs_checkpoint_array *arrays,
+                          int num_arrays, const char *state_json, zs_error *err) {
+    hid_t access = zs_store_access(MPI_COMM_NULL), creation = H5Pcreate(H5P_FILE_CREATE);
+    H5Pset_userblock(creation, ZS_ENVELOPE_BYTES);
+    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    H5Pclose(creation);
+    H5Pclose(access);
+    if (file < 0) return zs_store_fail(path, "cannot be created", err);
+    bool good = write_number(file, "format_version", ZS_FORMAT_VERSION) &&
+                write_number(file, "block", ZS_CRC_BLOCK) && write_text(file, "state", state_json);
+    if (good && layout) {
+        zs_string text = {0};
+        zs_hf_print_config(&layout->config, ZS_F32, &text);
+        good = write_text(file, "model/config", text.data) && write_tensors(file, layout);
+        zs_string_free(&text);
+    }
+    for (int i = 0; good && i < num_arrays; i++) {
+        char name[200];
+        snprintf(name, sizeof name, "%s.crc32", arrays[i].name);
+        hid_t crcs = make_set(file, name, H5T_STD_U32LE, zs_crc_blocks(arrays[i].total));
+        hid_t data = make_set(file, arrays[i].name, H5T_IEEE_F32LE, arrays[i].total);
+        good = crcs >= 0 && data >= 0;
+        if (crcs >= 0) good &= H5Dclose(crcs) >= 0;
+        if (data >= 0) good &= H5Dclose(data) >= 0;
+    }
+    zs_status status = good ? ZS_OK : zs_store_fail(path, "not written", err);
+    if (H5Fclose(file) < 0 && status == ZS_OK) status = zs_store_fail(path, "not written", err);
+    return status;
+}
+
+zs_status zs_store_finish(const char *path, const zs_checkpoint_array *arrays, int num_arrays,
+                          const uint32_t *crcs, zs_extent *extents, zs_error *err) {
+    hid_t access = zs_store_access(MPI_COMM_NULL), file = H5Fopen(path, H5F_ACC_RDWR, access);
+    H5Pclose(access);
+    if (file < 0) return zs_store_fail(path, "cannot be opened again", err);
+    bool good = true;
+    for (int i = 0; good && i < num_arrays; i++) {
+        char name[200];
+        snprintf(name, sizeof name, "%s.crc32", arrays[i].name);
+        hid_t set = H5Dopen2(file, name, H5P_DEFAULT), data = H5Dopen2(file, arrays[i].name, H5P_DEFAULT);
+        good = set >= 0 && data >= 0;
+        if (good && arrays[i].total > 0) {
+            good = H5Dwrite(set, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, crcs) >= 0;
+            haddr_t at = H5Dget_offset(data);
+            extents[i] = (zs_extent){(int64_t)at, arrays[i].total * (int64_t)sizeof(float)};
+            good &= at != HADDR_UNDEF;
+        } else {
+            extents[i] = (zs_extent){ZS_ENVELOPE_BYTES, 0};
+        }
+        crcs += zs_crc_blocks(arrays[i].total);
+        if (set >= 0) good &= H5Dclose(set) >= 0;
+        if (data >= 0) good &= H5Dclose(data) >= 0;
+    }
+    zs_status status = good ? ZS_OK : zs_store_fail(path, "not written", err);
+    if (H5Fclose(file) < 0 && status == ZS_OK) status = zs_store_fail(path, "not written", err);
+    return status;
+}
+
+/* --- reading
+ * -------------------------------------------------------------------------------------------------- */
+
+zs_status zs_store_read_text(hid_t file, const char *path, const char *name, zs_string *out, zs_error *err) {
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
+    if (set < 0) return zs_fail(err, ZS_FAILED, "%s: holds no %s", path, name);
+    hid_t type = H5Dget_type(set);
+    bool good = H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0;
+    if (good) {
+        size_t size = H5Tget_size(type);
+        char *text = zs_alloc((int64_t)size + 1, 1);
+        good = H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0;
+        if (good) zs_string_puts(out, text);
+        zs_free(text);
+    }
+    zs_status status = good ? ZS_OK : zs_store_fail(path, name, err);
+    H5Tclose(type);
+    H5Dclose(set);
+    return status;
+}
+
+/* Whether a set has one dimension of `count` elements of that class and size. */
+static bool has_form(hid_t set, H5T_class_t class, size_t size, int64_t count) {
+    hid_t space = H5Dget_space(set), type = H5Dget_type(set);
+    hsize_t dims[1] = {0};
+    bool good = H5Sget_simple_extent_ndims(space) == 1 && H5Sget_simple_extent_dims(space, dims, NULL) == 1 &&
+                (int64_t)dims[0] == count && H5Tget_class(type) == class && H5Tget_size(type) == size;
+    H5Tclose(type);
+    H5Sclose(space);
+    return good;
+}
+
+zs_status zs_store_open_array(hid_t file, const char *path, const char *name, int64_t total, hid_t *set,
+                              uint32_t *crcs, zs_error *err) {
+    char crc_name[200];
+    snprintf(crc_name, sizeof crc_name, "%s.crc32", name);
+    *set = H5Dopen2(file, name, H5P_DEFAULT);
+    if (*set < 0) return zs_fail(err, ZS_FAILED, "%s: holds no array %s", path, name);
+    hid_t other = H5Dopen2(file, crc_name, H5P_DEFAULT);
+    zs_status status = ZS_OK;
+    if (!has_form(*set, H5T_FLOAT, 4, total)) {
+        hid_t space = H5Dget_space(*set);
+        status = zs_fail(err, ZS_FAILED, "%s: array %s has %lld elements; %lld float32 expected", path, name,
+                         (long long)H5Sget_simple_extent_npoints(space), (long long)total);
+        H5Sclose(space);
+    } else if (other < 0 || !has_form(other, H5T_INTEGER, 4, zs_crc_blocks(total)) ||
+               (total > 0 && H5Dread(other, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, crcs) < 0)) {
+        status = zs_fail(err, ZS_FAILED, "%s: %s does not hold the CRCs of the array", path, crc_name);
+    }
+    if (other >= 0) H5Dclose(other);
+    if (status) {
+        H5Dclose(*set);
+        *set = -1;
+    }
+    return status;
+}
