@@ -11,10 +11,26 @@ typedef struct row { /* of the tensor table */
     int32_t num_dims;
 } row;
 
+/* HDF5 calls this at each API function that fails, while its stack still stands (the next call, be it the
+ * close of a property list, clears it). The first failure says most. */
+static char first_failure[300];
+
+static herr_t keep_innermost(unsigned depth, const H5E_error2_t *error, void *unused) {
+    (void)unused;
+    if (depth == 0) snprintf(first_failure, sizeof first_failure, "%s", error->desc ? error->desc : "");
+    return 0;
+}
+
+static herr_t on_failure(hid_t stack, void *unused) {
+    if (first_failure[0] == '\0') H5Ewalk2(stack, H5E_WALK_UPWARD, keep_innermost, unused);
+    return 0;
+}
+
 zs_quiet zs_quiet_begin(void) {
     zs_quiet quiet;
     H5Eget_auto2(H5E_DEFAULT, &quiet.function, &quiet.data);
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    H5Eset_auto2(H5E_DEFAULT, on_failure, NULL);
+    first_failure[0] = '\0';
     return quiet;
 }
 
@@ -23,15 +39,11 @@ void zs_quiet_end(zs_quiet quiet) {
     H5Eset_auto2(H5E_DEFAULT, quiet.function, quiet.data);
 }
 
-static herr_t keep_innermost(unsigned depth, const H5E_error2_t *error, void *text) {
-    if (depth == 0) snprintf(text, 300, "%s", error->desc ? error->desc : "unknown");
-    return 0;
-}
-
 zs_status zs_store_fail(const char *path, const char *what, zs_error *err) {
-    char why[300] = "unknown";
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, why);
-    return zs_fail(err, ZS_FAILED, "%s: %s: HDF5 says: %s", path, what, why);
+    zs_status status = zs_fail(err, ZS_FAILED, "%s: %s: HDF5 says: %s", path, what,
+                               first_failure[0] ? first_failure : "nothing");
+    first_failure[0] = '\0';
+    return status;
 }
 
 hid_t zs_store_access(MPI_Comm comm) {
