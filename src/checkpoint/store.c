@@ -51,7 +51,8 @@ hid_t zs_store_access(MPI_Comm comm) {
     if (comm != MPI_COMM_NULL)
         H5Pset_fapl_mpio(access, comm, MPI_INFO_NULL);
     else
-        H5Pset_alignment(access, 1 << 20, 1 << 20); /* arrays begin on whole stripes of a file system */
+        H5Pset_alignment(access, 1 << 20,
+                         4096); /* large arrays begin on pages; the user block sets the bound */
 #if H5_VERSION_GE(1, 10, 7)
     H5Pset_file_locking(access, 0, 1);
 #endif
