@@ -15,7 +15,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c tests/m
 
 all: $(BUILD)/zerosearch
 
-$(BUILD)/zerosearch: $(BUILD)/main.o $(BUILD)/libzerosearch.a
+$(BUILD)/zerosearch: $(BUILD)/main.o $(OBJECTS)
 	$(CC) $(CFLAGS) -fopenmp -o $@ $^ $(ZS_LIBS)
 
 $(BUILD)/libzerosearch.a: $(OBJECTS)

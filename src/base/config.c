@@ -102,11 +102,11 @@ static bool is_choice(const char *choices, const char *text) {
     return false;
 }
 
-/* "SOURCE: KEY: GIVEN, but X is expected". */
+/* "SOURCE: KEY: GIVEN; X is expected". */
 static zs_status wrong(const zs_key *key, const char *source, const char *given, zs_error *err) {
     zs_string expected = {0};
     describe(key, &expected);
-    zs_fail(err, ZS_USAGE, "%s: %s: %.100s, but %s is expected", source, key->name, given, expected.data);
+    zs_fail(err, ZS_USAGE, "%s: %s: %.100s; %s is expected", source, key->name, given, expected.data);
     zs_string_free(&expected);
     return ZS_USAGE;
 }

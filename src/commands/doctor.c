@@ -1,0 +1,184 @@
+/* zerosearch doctor: what this machine has, and what would serve better. */
+#include "machine.h"
+
+#include "zerosearch/command.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+
+#include <hdf5.h>
+#include <jansson.h>
+#include <omp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* "0-3,8" */
+static void describe_affinity(zs_string *out) {
+    cpu_set_t cores;
+    if (sched_getaffinity(0, sizeof cores, &cores) != 0) {
+        zs_string_puts(out, "unknown");
+        return;
+    }
+    const char *comma = "";
+    for (int i = 0; i < CPU_SETSIZE; i++) {
+        if (!CPU_ISSET(i, &cores)) continue;
+        int last = i;
+        while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &cores))
+            last++;
+        zs_string_printf(out, last > i ? "%s%d-%d" : "%s%d", comma, i, last);
+        comma = ",";
+        i = last;
+    }
+}
+
+static void describe_processor(char out[128]) {
+    snprintf(out, 128, "unknown");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    char line[512];
+    while (file && fgets(line, sizeof line, file)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        line[strcspn(line, "\n")] = '\0';
+        snprintf(out, 128, "%.120s", colon + 1 + strspn(colon + 1, " "));
+        break;
+    }
+    if (file) fclose(file);
+}
+
+static void describe_environment(json_t *report) {
+    static const char *const names[] = {"OMP_NUM_THREADS",   "OMP_PROC_BIND",        "OMP_PLACES",
+                                        "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "ZS_KEEP_CORETYPE"};
+    json_t *environment = json_object();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *value = getenv(names[i]);
+        json_object_set_new(environment, names[i], value ? json_string(value) : json_null());
+    }
+    json_object_set_new(report, "environment", environment);
+}
+
+static void describe_kernels(json_t *report) {
+    json_t *kernels = json_object();
+    const char *best_name = NULL;
+    static const char *const wishes[] = {NULL, "Haswell", "SkylakeX"};
+    double first_rate = 0, best_rate = 0;
+    for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) {
+        char kernel[64];
+        double rate;
+        if (!zs_machine_try_kernel(wishes[i], kernel, &rate) ||
+            (wishes[i] && strcasecmp(kernel, wishes[i]) != 0))
+            continue;
+        json_object_set_new(kernels, kernel, json_real(rate));
+        if (!wishes[i]) first_rate = rate;
+        if (rate > best_rate) {
+            best_rate = rate;
+            best_name = wishes[i] ? wishes[i] : "";
+        }
+    }
+    json_object_set_new(report, "sgemm_gflops", kernels);
+    /* A tenth is more than the measurement wavers by. */
+    bool better = best_name && best_name[0] && best_rate > 1.1 * first_rate;
+    json_object_set_new(
+        report, "advice",
+        better ? json_sprintf("set OPENBLAS_CORETYPE=%s: %.2f times the rate of OpenBLAS's own choice",
+                              best_name, best_rate / first_rate)
+               : json_string("OpenBLAS's own choice of kernel is as fast as any tried"));
+}
+
+/* One line for each rank: where it runs and on what. */
+static void describe_ranks(const zs_comm *comm, json_t *report) {
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    zs_string line = {0};
+    zs_string_printf(&line, "rank %d on %s: cores ", comm->world.rank, host);
+    describe_affinity(&line);
+    zs_string_printf(&line, ", %d threads", omp_get_max_threads());
+    char *all;
+    int64_t *lengths;
+    zs_comm_gather_bytes(comm, &comm->world, line.data, line.length, 0, &all, &lengths, "ranks' cores");
+    zs_string_free(&line);
+    if (!all) return;
+    json_t *ranks = json_array();
+    for (int64_t i = 0, at = 0; i < comm->world.size; at += lengths[i], i++)
+        json_array_append_new(ranks, json_stringn(all + at, (size_t)lengths[i]));
+    json_object_set_new(report, "ranks", ranks);
+    zs_free(all);
+    zs_free(lengths);
+}
+
+static json_t *examine(const zs_comm *comm) {
+    char processor[128], mpi[MPI_MAX_LIBRARY_VERSION_STRING], hdf5[40];
+    unsigned major = 0, minor = 0, release = 0;
+    int length = 0;
+    json_t *report = json_object();
+    describe_processor(processor);
+    json_object_set_new(report, "processor", json_string(processor));
+    json_object_set_new(report, "cores_online", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
+    json_object_set_new(report, "cores_of_rank_0", json_integer(zs_machine_cores()));
+    json_object_set_new(report, "memory_gib",
+                        json_real((double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 0x1p30));
+    json_object_set_new(report, "threads_of_rank_0", json_integer(omp_get_max_threads()));
+    json_object_set_new(report, "blas_kernel", json_string(zs_machine_kernel()));
+    describe_kernels(report);
+    json_object_set_new(report, "read_gb_per_second", json_real(zs_machine_read_rate()));
+    MPI_Get_library_version(mpi, &length);
+    mpi[strcspn(mpi, ",\n")] = '\0';
+    json_object_set_new(report, "mpi", json_string(mpi));
+    H5get_libversion(&major, &minor, &release);
+    snprintf(hdf5, sizeof hdf5, "%u.%u.%u", major, minor, release);
+    json_object_set_new(report, "hdf5", json_string(hdf5));
+    json_object_set_new(report, "ranks_in_all", json_integer(comm->world.size));
+    json_object_set_new(report, "ranks_on_this_node", json_integer(comm->node.size));
+    describe_environment(report);
+    return report;
+}
+
+/* "key: value", nested ones indented. */
+static void print_words(const json_t *report, int indent) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)report, key, value) {
+        printf("%*s%-*s ", indent, "", 22 - indent, key);
+        if (json_is_object(value)) {
+            printf("\n");
+            print_words(value, indent + 2);
+        } else if (json_is_array(value)) {
+            printf("\n");
+            for (size_t i = 0; i < json_array_size(value); i++)
+                printf("%*s%s\n", indent + 2, "", json_string_value(json_array_get(value, i)));
+        } else if (json_is_string(value)) {
+            printf("%s\n", json_string_value(value));
+        } else if (json_is_integer(value)) {
+            printf("%lld\n", (long long)json_integer_value(value));
+        } else if (json_is_real(value)) {
+            printf("%.1f\n", json_real_value(value));
+        } else {
+            printf("not set\n");
+        }
+    }
+}
+
+static zs_status run(const zs_arguments *arguments, zs_error *err) {
+    (void)err;
+    const zs_comm *comm = arguments->comm;
+    json_t *report = comm->world.rank == 0 ? examine(comm) : NULL;
+    describe_ranks(comm, report);
+    if (!report) return ZS_OK;
+    if (zs_arg(arguments, "json")) {
+        json_dumpf(report, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
+        printf("\n");
+    } else {
+        print_words(report, 0);
+    }
+    json_decref(report);
+    return ZS_OK;
+}
+
+static const zs_option options[] = {{"json", NULL, "one JSON object instead of words"}, {NULL, NULL, NULL}};
+
+const zs_command zs_command_doctor = {
+    "doctor", "what this machine has: cores, binding, BLAS kernel and its rate, bandwidth, MPI, HDF5",
+    "Rates are measured on rank 0 in about two seconds: sgemm in GFlop/s with OpenBLAS's own choice of\n"
+    "kernel and with others (OPENBLAS_CORETYPE), reading from memory in GB/s.\n",
+    options, run};

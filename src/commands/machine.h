@@ -1,0 +1,30 @@
+/* What this machine gives a rank: its cores, its BLAS kernel, their rates. */
+#ifndef ZEROSEARCH_COMMANDS_MACHINE_H
+#define ZEROSEARCH_COMMANDS_MACHINE_H
+
+#include "zerosearch/comm.h"
+#include "zerosearch/strings.h"
+
+/* Before MPI starts: where the processor has AVX-512 and OpenBLAS did not choose a kernel that uses it,
+ * starts the program anew with OPENBLAS_CORETYPE=SkylakeX. Left alone by ZS_KEEP_CORETYPE=1 or a choice of
+ * the user's in OPENBLAS_CORETYPE. */
+void zs_machine_choose_kernel(char **argv);
+/* The kernel that OpenBLAS runs, "unknown" under another BLAS. */
+const char *zs_machine_kernel(void);
+
+int zs_machine_cores(void); /* that this process may run on */
+
+/* Unless OMP_NUM_THREADS is set: one thread for each core of this rank, where ranks of a node that may run on
+ * the same cores share them out. Puts one line about it into `out`. Collective on the node. */
+void zs_machine_set_threads(const zs_comm *comm, zs_string *out);
+
+double zs_machine_sgemm_rate(void); /* GFlop/s of a 512^3 product, best of several */
+double zs_machine_read_rate(void);  /* GB/s of reading 256 MiB, best of several */
+
+/* Runs this program with the given OPENBLAS_CORETYPE (NULL: none) to measure its product; false: it could
+ * not. `kernel` is what OpenBLAS made of the wish. */
+bool zs_machine_try_kernel(const char *wish, char kernel[64], double *rate);
+/* What such a child does: prints kernel and rate. */
+int zs_machine_measure_main(void);
+
+#endif
