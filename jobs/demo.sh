@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# The demo, stage by stage: world, base pre-training, simulation tuning, RL against the simulator, evaluation against the
+# corpus. A stage that is done is not run again, and an interrupted one goes on from its last checkpoint.
+#   DEMO=folder (demo)   SEED=1   RANKS=cores (at most 8)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ZS=${ZS:-build/zerosearch}
+DEMO=${DEMO:-demo} SEED=${SEED:-1}
+cores=$(nproc)
+RANKS=${RANKS:-$((cores < 8 ? cores : 8))}
+source jobs/mpirun.sh # sets mpirun_n: "mpirun_n N command..."
+mkdir -p "$DEMO/done"
+
+# Stages in order, with their share of the whole time (measured; only the total ETA depends on them).
+stages=(world base_1 base_2 simulator before train after report)
+share=(2 29 29 10 3 23 3 1)
+
+total=0 && for s in "${share[@]}"; do total=$((total + s)); done
+spent() { cat "$DEMO"/done/* 2>/dev/null | awk '{s += $1} END {print int(s)}'; }
+
+# The part of the whole that stage i is, for the progress bar: from, to, and when the demo began.
+part() {
+    local from=0 i
+    for ((i = 0; i < $1; i++)); do from=$((from + share[i])); done
+    awk -v a=$from -v b=$((from + share[$1])) -v t=$total -v s="$begin" 'BEGIN {printf "%.4f:%.4f:%d", a / t, b / t, s}'
+}
+
+# A run folder with checkpoints is resumed; one without (killed before its first) starts anew.
+resume() { if compgen -G "$1/checkpoints/step-*.h5" >/dev/null; then echo --resume; fi; }
+
+sft() { # sft STAGE FROM_MODEL
+    mpirun_n "$RANKS" "$ZS" sft "configs/demo/$1.cfg" --set seed="$SEED" --set model.policy="$2" \
+        --set "sft.data=[\"$DEMO/world/$1.jsonl\"]" --set run.folder="$DEMO/$1" --probe "$DEMO/world/probe.jsonl" \
+        --probe-every 500 $(resume "$DEMO/$1")
+}
+
+evaluate() { # evaluate NAME MODEL OPTIONS...
+    local name=$1 model=$2
+    shift 2
+    mpirun_n "$RANKS" "$ZS" eval configs/demo.cfg --set seed="$SEED" --set model.policy="$model" \
+        --set "data.eval=[\"$DEMO/world/qa_test.jsonl\"]" --set data.corpus="$DEMO/world/corpus_test.jsonl" \
+        --set eval.questions=0 --out "$DEMO/train/eval_$name.json" "$@"
+}
+
+stage_world() {
+    "$ZS" world --out "$DEMO/world" --seed "$SEED"
+    "$ZS" init --shape demo --tokenizer "$DEMO/world" --seed "$SEED" --out "$DEMO/init"
+}
+stage_base_1() { sft base_1 "$DEMO/init"; }
+stage_base_2() { sft base_2 "$DEMO/base_1/model"; }
+stage_simulator() { sft simulator "$DEMO/base_2/model"; }
+stage_before() {
+    mkdir -p "$DEMO/train"
+    evaluate before_greedy "$DEMO/base_2/model"
+    evaluate before_sampled "$DEMO/base_2/model" --temperature 1
+}
+stage_train() {
+    mpirun_n "$RANKS" "$ZS" train configs/demo.cfg --set seed="$SEED" --set model.policy="$DEMO/base_2/model" \
+        --set model.simulator="$DEMO/simulator/model" --set "data.train=[\"$DEMO/world/qa_train.jsonl\"]" \
+        --set "data.eval=[\"$DEMO/world/qa_dev.jsonl\"]" --set data.corpus="$DEMO/world/corpus_dev.jsonl" \
+        --set run.folder="$DEMO/train" $(resume "$DEMO/train")
+}
+stage_after() {
+    evaluate after_greedy "$DEMO/train/model"
+    evaluate after_sampled "$DEMO/train/model" --temperature 1
+    evaluate after_no_search "$DEMO/train/model" --max-turns 0
+}
+stage_report() {
+    ${ZS_PYTHON:-/usr/bin/python3} analysis/report.py "$DEMO/train" ||
+        echo "demo: the report needs python3 with matplotlib (make deps); everything else is done" >&2
+}
+
+begin=$(($(date +%s) - $(spent)))
+for i in "${!stages[@]}"; do
+    stage=${stages[$i]}
+    if [ -e "$DEMO/done/$stage" ]; then continue; fi
+    echo "demo: stage $((i + 1)) of ${#stages[@]}: $stage" >&2
+    started=$(date +%s)
+    ZS_PROGRESS_PART=$(part "$i") "stage_$stage"
+    echo $(($(date +%s) - started)) >"$DEMO/done/$stage"
+done
+
+em() { sed -n 's/.*"em": \([0-9.]*\).*/\1/p' "$DEMO/train/eval_$1.json" | head -1; }
+cat <<END
+
+The demo took $(spent) seconds on $RANKS ranks (seed $SEED). Exact match on held-out questions, real BM25 engine over the corpus:
+  before RL        greedy $(em before_greedy)   sampled $(em before_sampled)
+  after RL         greedy $(em after_greedy)   sampled $(em after_sampled)
+  after, no search greedy $(em after_no_search)
+Curves and traces: $DEMO/train/report.html
+Ask it something:  $ZS ask configs/demo.cfg --set model.policy=$DEMO/train/model --set data.corpus=$DEMO/world/corpus_test.jsonl \\
+  --question "$(head -1 "$DEMO/world/qa_test.jsonl" | sed 's/.*"question": *"\([^"]*\)".*/\1/')"
+END
