@@ -1,0 +1,118 @@
+#!/bin/bash
+# score, index and the converter as a user calls them: right answers, one message and the right exit code for
+# bad input.
+shared=${SHARED:-${ZS_SHARED:-../shared}}
+here=$(cd "$(dirname "$0")/.." && pwd)
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+words=$folder/words
+failed=0
+check() { # name, condition's status
+    if [ "$2" -eq 0 ]; then echo "ok $1"; else echo "not ok $1"; failed=1; sed 's/^/# /' "$words"; fi
+}
+: >"$words"
+
+# --- score: expected values by hand ---
+cat >"$folder/predictions.jsonl" <<'LINES'
+{"prediction":"The Beatles","golden_answers":["Beatles","Wings"],"id":7}
+{"prediction":"in New York","golden_answers":["New York"]}
+
+{"prediction":"","golden_answers":["x"]}
+LINES
+"$ZS" score <"$folder/predictions.jsonl" >"$folder/scores" 2>"$words"
+check score_runs $?
+[ "$(wc -l <"$folder/scores")" -eq 4 ]; check score_one_line_each_and_the_mean $?
+head -n 1 "$folder/scores" | grep -q '"id":7.*"em":1,"cover_em":1,"f1":1.0'; check score_keeps_the_object $?
+sed -n 2p "$folder/scores" | grep -q '"em":0,"cover_em":1,"f1":0.8'; check score_partial $?
+tail -n 1 "$folder/scores" | grep -Eq '^\{"mean":\{"em":0.33333.*,"cover_em":0.66666.*,"f1":0.(59999|6).*\},"n":3\}$'
+check score_mean $?
+
+echo '{"prediction":"x"}' >>"$folder/predictions.jsonl"
+"$ZS" score --input "$folder/predictions.jsonl" >/dev/null 2>"$words"
+[ $? -eq 1 ]; check score_bad_line_fails $?
+grep -q "predictions.jsonl:5.*golden_answers" "$words"; check score_bad_line_is_named $?
+[ "$(grep -c 'golden_answers' "$words")" -eq 1 ]; check score_says_it_once $?
+echo '{"prediction":' >"$folder/torn.jsonl"
+"$ZS" score <"$folder/torn.jsonl" >/dev/null 2>"$words"
+[ $? -eq 1 ] && grep -q "stdin:1" "$words"; check score_torn_line $?
+"$ZS" score --nonsense >/dev/null 2>"$words"
+[ $? -eq 2 ]; check score_wrong_usage $?
+
+if [ -e "$shared/golden/score.jsonl" ]; then
+    # The golden figures are overwritten by ours: nothing may change.
+    "$ZS" score --input "$shared/golden/score.jsonl" 2>"$words" | sed '$d' >"$folder/scores"
+    python3 - "$shared/golden/score.jsonl" "$folder/scores" >"$words" 2>&1 <<'PYTHON'
+import json, sys
+golden, ours = ([json.loads(line) for line in open(path, encoding="utf-8")] for path in sys.argv[1:])
+assert len(golden) == len(ours) > 0
+for g, o in zip(golden, ours):
+    assert (g["em"], g["cover_em"]) == (o["em"], o["cover_em"]) and abs(g["f1"] - o["f1"]) < 1e-9, (g, o)
+PYTHON
+    check score_golden $?
+else
+    echo "skip score_golden (no $shared/golden/score.jsonl)"
+fi
+
+# --- index ---
+cat >"$folder/corpus.jsonl" <<'LINES'
+{"id":"p0","contents":"\"Jeff Porcaro\"\nA drummer of the band Toto."}
+{"id":"p1","contents":"\"Toto\"\nA rock band of Los Angeles."}
+{"id":"p2","contents":"Tanbur Gustin was born in Tuvuvo."}
+LINES
+cat >"$folder/qa.jsonl" <<'LINES'
+{"id":"a","question":"Where was Tanbur Gustin born?","golden_answers":["Tuvuvo"],"gold":["p2"]}
+{"id":"b","question":"Where is the band of Jeff Porcaro from?","golden_answers":["Los Angeles"],"gold":["p0","p9"]}
+{"id":"c","question":"No gold here?","golden_answers":["x"]}
+LINES
+"$ZS" index --corpus "$folder/corpus.jsonl" --query 'birthplace of "Tanbur" Gustin OR' --top 1 >"$folder/found" 2>"$words"
+check index_runs $?
+[ -s "$folder/corpus.jsonl.index" ]; check index_is_made $?
+grep -q '^{"id":"p2",' "$folder/found" && [ "$(wc -l <"$folder/found")" -eq 1 ]; check index_query $?
+"$ZS" index --index "$folder/corpus.jsonl.index" --recall "$folder/qa.jsonl" --top 1,3 >"$folder/found" 2>"$words"
+check index_recall_runs $?
+grep -q '"n":2,"recall":{"1":0.75,"3":0.75}' "$folder/found"; check index_recall $?
+"$ZS" index >/dev/null 2>"$words"
+[ $? -eq 2 ]; check index_wrong_usage $?
+"$ZS" index --index "$folder/corpus.jsonl.index" --query x --top 3,zero >/dev/null 2>"$words"
+[ $? -eq 2 ]; check index_bad_top $?
+"$ZS" index --index "$folder/missing.index" --query x >/dev/null 2>"$words"
+[ $? -eq 1 ] && grep -q "missing.index" "$words"; check index_missing $?
+echo '{"id":"p3"}' >>"$folder/corpus.jsonl"
+"$ZS" index --corpus "$folder/corpus.jsonl" >/dev/null 2>"$words"
+[ $? -eq 1 ] && grep -q "corpus.jsonl:4.*contents" "$words"; check index_bad_line $?
+[ "$(ls "$folder" | grep -c tmp)" -eq 0 ]; check index_leaves_nothing_aside $?
+if [ -n "$ZS_MPIRUN" ]; then # two ranks: one of them does the work, one message
+    $ZS_MPIRUN -n 2 "$ZS" index --corpus "$folder/corpus.jsonl" >/dev/null 2>"$words"
+    [ $? -ne 0 ] && [ "$(grep -c 'corpus.jsonl:4' "$words")" -eq 1 ]; check index_two_ranks_one_message $?
+    $ZS_MPIRUN -n 2 "$ZS" index --index "$folder/corpus.jsonl.index" --query Toto >"$folder/found" 2>"$words"
+    [ $? -eq 0 ] && [ "$(wc -l <"$folder/found")" -eq 2 ]; check index_two_ranks_one_answer $?
+fi
+
+if [ -e "$shared/qa/corpus.jsonl" ]; then
+    "$ZS" index --corpus "$shared/qa/corpus.jsonl" --index "$folder/real.index" \
+        --recall "$shared/qa/hotpotqa.jsonl" >"$folder/found" 2>"$words"
+    check index_real_corpus $?
+    python3 -c 'import json, sys
+recall = json.load(sys.stdin)["recall"]
+assert recall["3"] >= 0.60 and recall["10"] >= 0.84, recall' <"$folder/found" 2>"$words"
+    check index_real_recall $?
+else
+    echo "skip index_real_corpus (no $shared/qa/corpus.jsonl)"
+fi
+
+# --- the converter of simulation-tuning sets ---
+cat >"$folder/simtune.jsonl" <<'LINES'
+{"query":"q {x}","question":"Q?","golden_answers":["A","B"],"label":"noisy","documents":["it is b.",{"title":"T","text":"one two. three"},{"title":"","text":""},"four"]}
+LINES
+printf 'Q={query} A={answer} k={topk} w={words}\n' >"$folder/template.txt"
+python3 "$here/analysis/simtune_to_sft.py" --noisy "$folder/template.txt" --useful "$folder/template.txt" --words 2 \
+    "$folder/simtune.jsonl" >"$folder/sft.jsonl" 2>"$words"
+check simtune_runs $?
+[ "$(cat "$folder/sft.jsonl")" = \
+    '{"prompt": "Q=q {x} A=A or B k=2 w=2", "completion": "Doc 1: \"T\" one two.\nDoc 2: four"}' ]
+check simtune_line $?
+echo '{"query":"q"}' >>"$folder/simtune.jsonl"
+python3 "$here/analysis/simtune_to_sft.py" --noisy "$folder/template.txt" --useful "$folder/template.txt" \
+    "$folder/simtune.jsonl" >/dev/null 2>"$words"
+[ $? -eq 1 ] && grep -q 'simtune.jsonl:2: key "label"' "$words"; check simtune_bad_row $?
+exit $failed
