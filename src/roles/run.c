@@ -53,10 +53,12 @@ zs_status zs_run_open(zs_run *run, const zs_config *config, zs_comm *comm, bool 
     }
     if (status == ZS_OK && run->is_root) {
         int64_t step;
+        if (!resume && zs_config_bool(config, "run.replace"))
+            zs_checkpoint_prune(run->checkpoints, 0);
         if (!resume && zs_checkpoint_list(run->checkpoints, &step, 1) > 0)
             status = zs_config_fail(config, "run.folder", err,
-                                    "%s holds a run at step %lld already; give --resume to go on with it, or "
-                                    "another folder",
+                                    "%s holds a run at step %lld already; give --resume to go on with it, "
+                                    "run.replace = true to start anew, or another folder",
                                     folder, (long long)step);
         if (status == ZS_OK) status = zs_make_folder(run->checkpoints, err);
         if (status == ZS_OK) {
