@@ -16,7 +16,7 @@ const zs_key zs_schema[] = {
     CHOICE("log_level", "info", "error|warning|info|debug", "how much is said on stderr"),
 
     STRING("run.folder", "", "where the run writes metrics, episodes, checkpoints and the report"),
-    BOOL("run.replace", false, "start anew in a folder that holds a run already, removing its checkpoints"),
+    BOOL("run.replace", 0, "start anew in a folder that holds a run already, removing its checkpoints"),
 
     CHOICE("groups.layout", "colocated", "colocated|split|auto", "how ranks are divided over the roles: every rank plays all, each plays one, or by the number of ranks"),
     INT("groups.simulators", 1, 0, 1000000, "simulator ranks of a pod (auto: their proportion)"),
