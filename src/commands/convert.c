@@ -3,7 +3,6 @@
 #include "zerosearch/command.h"
 #include "zerosearch/hf.h"
 #include "zerosearch/log.h"
-#include "zerosearch/memory.h"
 
 #include <string.h>
 

@@ -3,6 +3,7 @@
 #include "zerosearch/hf.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/tokenizer.h"
 
 #include <stdio.h>
 #include <string.h>
