@@ -67,6 +67,7 @@ static hid_t make_set(hid_t file, const char *name, hid_t type, int64_t count) {
     H5Pset_create_intermediate_group(links, 1);
     H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY);
     H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER);
+    H5Pset_obj_track_times(creation, false); /* the same state gives the same file */
     hid_t set = H5Dcreate2(file, name, type, space, links, creation, H5P_DEFAULT);
     H5Pclose(creation);
     H5Pclose(links);
@@ -79,13 +80,16 @@ static hid_t make_set(hid_t file, const char *name, hid_t type, int64_t count) {
 static bool write_text(hid_t file, const char *name, const char *text) {
     size_t length = strlen(text);
     hid_t type = H5Tcopy(H5T_C_S1), space = H5Screate(H5S_SCALAR), links = H5Pcreate(H5P_LINK_CREATE);
+    hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_obj_track_times(creation, false);
     H5Tset_size(type, length > 0 ? length : 1);
     H5Tset_strpad(type, H5T_STR_NULLPAD);
     H5Tset_cset(type, H5T_CSET_UTF8);
     H5Pset_create_intermediate_group(links, 1);
-    hid_t set = H5Dcreate2(file, name, type, space, links, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t set = H5Dcreate2(file, name, type, space, links, creation, H5P_DEFAULT);
     bool good = set >= 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0;
     if (set >= 0) good &= H5Dclose(set) >= 0;
+    H5Pclose(creation);
     H5Pclose(links);
     H5Sclose(space);
     H5Tclose(type);
