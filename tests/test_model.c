@@ -237,7 +237,7 @@ static void check_tensor(fixture *f, const zs_tensor *tensor, const float *grads
     }
     double low = loss_of(f);
     memcpy(params, kept, (size_t)n * sizeof(float));
-    if (!(fabs(high - low - expected) <= 1e-2 * 2 * h * norm + 1e-5))
+    if (!(fabs(high - low - expected) <= 1e-3 * 2 * h * norm + 1e-5))
         fail_msg("%s: difference %.7g, gradient says %.7g (|gradient| %.3g, step %.2g)", tensor->name,
                  (high - low) / (2 * h), expected / (2 * h), norm, h);
     zs_free(kept);
