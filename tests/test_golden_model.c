@@ -7,12 +7,14 @@
 #include "zerosearch/strings.h"
 
 #include <dirent.h>
+#include <jansson.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -32,7 +34,7 @@ static void golden_folder(char *out, size_t size) {
 /* --- a case: folder, model, expected values, its sequences packed into one batch --- */
 
 typedef struct golden_case {
-    char folder[1200];
+    char folder[1400];
     zs_model *model;
     zs_safetensors *expected;
     int64_t offsets[65], num_sequences;
@@ -62,7 +64,7 @@ static const float *need(const golden_case *g, const char *name, int64_t count) 
 
 static void open_case(golden_case *g, const char *folder) {
     zs_error err = {0};
-    char path[1300];
+    char path[1500];
     memset(g, 0, sizeof *g);
     snprintf(g->folder, sizeof g->folder, "%s", folder);
     if (zs_hf_load(folder, &g->model, &err) != ZS_OK) fail_msg("%s", err.text);
@@ -262,9 +264,9 @@ static void run_case(const char *folder) {
     close_case(&g);
 }
 
-static void golden_models(void **state) {
-    (void)state;
-    char golden[1000], path[2000];
+/* Calls `check` for every folder under models/; skips where there is no such folder. */
+static void each_case(void (*check)(const char *folder)) {
+    char golden[1000], path[1100];
     golden_folder(golden, sizeof golden);
     snprintf(path, sizeof path, "%s/models", golden);
     DIR *folder = opendir(path);
@@ -276,14 +278,137 @@ static void golden_models(void **state) {
     int cases = 0;
     struct dirent *entry;
     while ((entry = readdir(folder))) {
-        char one[1200];
+        char one[1400];
         if (entry->d_name[0] == '.') continue;
-        snprintf(one, sizeof one, "%.900s/%.250s", path, entry->d_name);
-        run_case(one);
+        snprintf(one, sizeof one, "%s/%s", path, entry->d_name);
+        check(one);
         cases++;
     }
     closedir(folder);
     assert_true(cases > 0);
+}
+
+/* --- the same through `zerosearch logprobs --logits --grads` --- */
+
+/* $ZS, or the binary beside this program's folder. False when there is none. */
+static bool find_binary(char *out, size_t size) {
+    const char *zs = getenv("ZS");
+    if (zs && *zs) {
+        snprintf(out, size, "%s", zs);
+        return true;
+    }
+    ssize_t length = readlink("/proc/self/exe", out, size - 1);
+    if (length <= 0) return false;
+    out[length] = 0;
+    for (int up = 0; up < 2; up++)
+        if (strrchr(out, '/')) *strrchr(out, '/') = 0;
+    strncat(out, "/zerosearch", size - strlen(out) - 1);
+    return zs_file_exists(out);
+}
+
+static void write_input(const golden_case *g, const char *path) {
+    zs_string text = {0};
+    zs_error err;
+    for (int64_t s = 0; s < g->num_sequences; s++) {
+        const int32_t *arrays[2] = {g->ids, g->mask};
+        for (int which = 0; which < 2; which++) {
+            zs_string_puts(&text, which ? ",\"loss_mask\":[" : "{\"ids\":[");
+            for (int64_t t = g->offsets[s]; t < g->offsets[s + 1]; t++)
+                zs_string_printf(&text, "%s%d", t > g->offsets[s] ? "," : "", (int)arrays[which][t]);
+            zs_string_puts(&text, "]");
+        }
+        zs_string_puts(&text, "}\n");
+    }
+    assert_int_equal(zs_file_write(path, text.data, text.length, &err), ZS_OK);
+    zs_string_free(&text);
+}
+
+static double json_gap(const json_t *array, const zs_st_tensor *want) {
+    double gap = 0;
+    assert_int_equal(json_array_size(array), want->count);
+    for (int64_t t = 0; t < want->count; t++)
+        gap = fmax(gap, fabs(json_number_value(json_array_get(array, (size_t)t)) -
+                             (double)((const float *)want->data)[t]));
+    return gap;
+}
+
+static void check_lines(const golden_case *g, const char *path) {
+    zs_error err = {0};
+    zs_json_lines *lines = NULL;
+    double gap = 0;
+    assert_int_equal(zs_json_lines_open(path, &lines, &err), ZS_OK);
+    for (int64_t s = 0; s <= g->num_sequences; s++) {
+        json_t *object = NULL;
+        assert_int_equal(zs_json_lines_next(lines, &object, &err), ZS_OK);
+        assert_true((object != NULL) == (s < g->num_sequences));
+        if (!object) break;
+        gap = fmax(gap, json_gap(json_object_get(object, "logprobs"), find(g, "logprobs.%d", (int)s)));
+        if (find(g, "entropy.%d", (int)s))
+            gap = fmax(gap, json_gap(json_object_get(object, "entropy"), find(g, "entropy.%d", (int)s)));
+        json_decref(object);
+    }
+    zs_json_lines_close(lines);
+    at_most(g, "command's logprobs and entropy", gap, 2e-4);
+}
+
+/* Every tensor of a written file against the expected one of the same name; `relative` to its largest. */
+static void check_file(const golden_case *g, const char *path, double absolute, double relative, int count) {
+    zs_safetensors *file = NULL;
+    zs_error err = {0};
+    if (zs_safetensors_open(path, &file, &err) != ZS_OK) fail_msg("%s", err.text);
+    assert_int_equal(zs_safetensors_count(file), count);
+    for (int i = 0; i < count; i++) {
+        const zs_st_tensor *have = zs_safetensors_at(file, i), *want = find(g, "%s", have->name);
+        assert_non_null(want);
+        assert_int_equal(have->num_dims, want->num_dims);
+        assert_memory_equal(have->dims, want->dims, (size_t)want->num_dims * sizeof(int64_t));
+        double bound = absolute + relative * largest(want->count, want->data);
+        if (!(largest_gap(want->count, have->data, want->data) <= bound))
+            fail_msg("%s: the command's %s differs", g->folder, have->name);
+    }
+    zs_safetensors_close(file);
+}
+
+static char binary_path[4000];
+
+static void run_command(const char *folder) {
+    golden_case g;
+    open_case(&g, folder);
+    char scratch[] = "/tmp/zs-golden-XXXXXX", in[64], out[64], logits[64], grads[64];
+    assert_non_null(mkdtemp(scratch));
+    snprintf(in, sizeof in, "%s/in", scratch);
+    snprintf(out, sizeof out, "%s/out", scratch);
+    snprintf(logits, sizeof logits, "%s/logits", scratch);
+    snprintf(grads, sizeof grads, "%s/grads", scratch);
+    write_input(&g, in);
+    zs_string line = {0};
+    zs_string_printf(&line, "'%s' logprobs --model '%s' --logits %s --grads %s < %s > %s", binary_path,
+                     folder, logits, grads, in, out);
+    assert_int_equal(system(line.data), 0);
+    zs_string_free(&line);
+    check_lines(&g, out);
+    check_file(&g, logits, 2e-4, 0, (int)g.num_sequences);
+    check_file(&g, grads, 1e-7, 1e-4, g.model->num_tensors + 1);
+    const char *files[] = {in, out, logits, grads};
+    for (int i = 0; i < 4; i++)
+        unlink(files[i]);
+    rmdir(scratch);
+    close_case(&g);
+}
+
+static void golden_models(void **state) {
+    (void)state;
+    each_case(run_case);
+}
+
+static void golden_models_by_the_command(void **state) {
+    (void)state;
+    if (!find_binary(binary_path, sizeof binary_path)) {
+        print_message("no zerosearch binary beside the tests, and ZS is not set\n");
+        skip();
+        return;
+    }
+    each_case(run_command);
 }
 
 static void story_model(void **state) {
@@ -304,6 +429,8 @@ static void story_model(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(golden_models), cmocka_unit_test(story_model)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(golden_models),
+                                       cmocka_unit_test(golden_models_by_the_command),
+                                       cmocka_unit_test(story_model)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
