@@ -1,6 +1,8 @@
 /* AdamW in one pass, and the norm that clipping needs. */
 #include "zerosearch/kernels.h"
 
+#include "vector_math.h"
+
 #include <math.h>
 
 /* sqrtf may set errno, which keeps gcc from vectorising it; nothing here reads errno. */

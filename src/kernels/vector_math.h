@@ -15,6 +15,11 @@
 #define ZS_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
+/* clang keeps sqrtf scalar while it may set errno, and says so as a warning; the result is the same. */
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wpass-failed"
+#endif
+
 static inline float zs_expf(float x) {
     const float lowest = -87.0f, highest = 88.37f, magic = 12582912.0f; /* 1.5 * 2^23: rounds to integer */
     float clipped = x < lowest ? lowest : x;
