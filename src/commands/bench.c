@@ -1,0 +1,212 @@
+/* `zerosearch bench`: rates of each part beside the machine's own limits, measured in the same run.
+ *
+ * Seconds alone say little on a shared or throttled machine; a fraction of the best sgemm and of the best
+ * read rate of the same minute does. */
+#include "bench.h"
+
+#include "zerosearch/kernels.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+#include "zerosearch/strings.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+
+static const zs_option options[] = {
+    {"what", "LIST",
+     "comma list of gemm, train, prefill, decode, tokenize, exchange, allreduce, broadcast,\n"
+     "checkpoint, or all (all)"},
+    {"shape", "NAME", "model shape, as for init (demo)"},
+    {"layers", "N", "this many layers instead of the shape's"},
+    {"batch", "LIST", "comma list of batch sizes (1,8,64)"},
+    {"seq", "N", "tokens of a training sequence (256)"},
+    {"prompt", "N", "tokens of a prompt (256)"},
+    {"new", "N", "tokens sampled after it (64)"},
+    {"threads", "N", "threads of each rank (what OpenMP gives)"},
+    {"folder", "DIR", "where the checkpoint is written and removed (.)"},
+    {"json", NULL, "one JSON object a line"},
+    {NULL, NULL, NULL}};
+
+typedef struct part {
+    const char *name;
+    zs_bench_run *run;
+    bool collective; /* else rank 0 alone works */
+} part;
+static const part parts[] = {
+    {"gemm", zs_bench_gemm, false},
+    {"train", zs_bench_train, false},
+    {"prefill", zs_bench_prefill, false},
+    {"decode", zs_bench_decode, false},
+    {"tokenize", zs_bench_tokenize, false},
+    {"exchange", zs_bench_exchange, true},
+    {"allreduce", zs_bench_allreduce, true},
+    {"broadcast", zs_bench_broadcast, true},
+    {"checkpoint", zs_bench_checkpoint, true},
+};
+#define NUM_PARTS ((int)(sizeof parts / sizeof *parts))
+
+void zs_bench_report(const zs_bench *bench, const char *what, const zs_bench_field *fields, int count) {
+    if (bench->comm->world.rank > 0) return;
+    printf(bench->json ? "{\"bench\":\"%s\"" : "%-11s", what);
+    if (bench->json)
+        printf(",\"shape\":\"%s\",\"layers\":%lld,\"threads\":%d,\"ranks\":%d", bench->shape,
+               (long long)bench->config.num_hidden_layers, bench->threads, bench->comm->world.size);
+    for (int i = 0; i < count; i++)
+        if (isfinite(fields[i].value))
+            printf(bench->json ? ",\"%s\":%.6g" : "  %s %.4g", fields[i].name, fields[i].value);
+    printf(bench->json ? "}\n" : "\n");
+    fflush(stdout);
+}
+
+double zs_bench_best(zs_bench_work *work, void *context, int times) {
+    double best = INFINITY;
+    for (int i = 0; i < times; i++) {
+        double start = zs_seconds();
+        work(context);
+        double seconds = zs_seconds() - start;
+        best = seconds < best ? seconds : best;
+    }
+    return best;
+}
+
+/* --- the machine's limits --- */
+typedef struct limits_work {
+    float *a, *b, *c;
+    int64_t n, floats;
+    double sum;
+} limits_work;
+
+static void square_gemm(void *context) {
+    limits_work *w = context;
+    zs_gemm_nn(w->n, w->n, w->n, w->a, w->b, 0, w->c);
+}
+
+static void read_all(void *context) {
+    limits_work *w = context;
+    double total = 0;
+#pragma omp parallel for reduction(+ : total) schedule(static)
+    for (int64_t block = 0; block < w->floats / 4096; block++) {
+        const float *x = w->a + block * 4096;
+        float lanes[64] = {0};
+        for (int64_t i = 0; i < 4096; i += 64)
+            for (int64_t l = 0; l < 64; l++)
+                lanes[l] += x[i + l];
+        for (int64_t l = 0; l < 64; l++)
+            total += (double)lanes[l];
+    }
+    w->sum += total; /* kept, so that the reading is */
+}
+
+zs_status zs_bench_limits(zs_bench *bench, zs_error *err) {
+    (void)err;
+    limits_work w = {.n = 1536, .floats = 64 << 20};
+    w.a = ZS_NEW(float, w.floats);
+    w.b = ZS_NEW(float, w.n *w.n);
+    w.c = ZS_NEW(float, w.n *w.n);
+    for (int64_t i = 0; i < w.floats; i++)
+        w.a[i] = (float)(i % 17) * 0.125f;
+    for (int64_t i = 0; i < w.n * w.n; i++)
+        w.b[i] = (float)(i % 13) * 0.125f;
+    bench->best_gflops = 2e-9 * (double)(w.n * w.n * w.n) / zs_bench_best(square_gemm, &w, 5);
+    bench->best_read = 4e-9 * (double)w.floats / zs_bench_best(read_all, &w, 5);
+    zs_free(w.a);
+    zs_free(w.b);
+    zs_free(w.c);
+    zs_bench_field fields[] = {{"gflops", bench->best_gflops}, {"read_gb_per_s", bench->best_read}};
+    zs_bench_report(bench, "machine", fields, 2);
+    return ZS_OK;
+}
+
+/* --- options --- */
+static zs_status read_batches(zs_bench *bench, const char *list, zs_error *err) {
+    const char *at = list;
+    while (*at) {
+        size_t length = strcspn(at, ",");
+        char text[32] = {0};
+        if (length >= sizeof text || bench->num_batches == BENCH_MAX_BATCHES)
+            return zs_fail(err, ZS_USAGE, "--batch %s: at most %d numbers", list, BENCH_MAX_BATCHES);
+        memcpy(text, at, length);
+        int64_t *batch = &bench->batches[bench->num_batches++];
+        if (!zs_parse_int(text, batch) || *batch < 1 || *batch > 65536)
+            return zs_fail(err, ZS_USAGE, "--batch %s: \"%s\" is not a number from 1 to 65536", list, text);
+        at += length + (at[length] == ',');
+    }
+    return bench->num_batches ? ZS_OK : zs_fail(err, ZS_USAGE, "--batch is empty");
+}
+
+static zs_status read_count(const zs_arguments *arguments, const char *name, int64_t fallback, int64_t most,
+                            int64_t *out, zs_error *err) {
+    zs_status status = zs_arg_int(arguments, name, fallback, out, err);
+    if (status == ZS_OK && (*out < 1 || *out > most))
+        return zs_fail(err, ZS_USAGE, "--%s must be from 1 to %lld", name, (long long)most);
+    return status;
+}
+
+static zs_status read_options(const zs_arguments *arguments, zs_bench *bench, zs_error *err) {
+    int64_t threads, layers;
+    bench->comm = arguments->comm;
+    bench->shape = zs_arg_or(arguments, "shape", "demo");
+    bench->folder = zs_arg_or(arguments, "folder", ".");
+    bench->json = zs_arg(arguments, "json") != NULL;
+    if (!zs_model_shape(bench->shape, &bench->config))
+        return zs_fail(err, ZS_USAGE, "--shape %s is not known; there are %s", bench->shape,
+                       zs_model_shape_names);
+    zs_status status = read_batches(bench, zs_arg_or(arguments, "batch", "1,8,64"), err);
+    if (status == ZS_OK)
+        status = read_count(arguments, "layers", bench->config.num_hidden_layers, 1000, &layers, err);
+    if (status == ZS_OK) status = read_count(arguments, "seq", 256, 1 << 20, &bench->seq, err);
+    if (status == ZS_OK) status = read_count(arguments, "prompt", 256, 1 << 20, &bench->prompt, err);
+    if (status == ZS_OK) status = read_count(arguments, "new", 64, 1 << 20, &bench->fresh, err);
+    if (status == ZS_OK)
+        status = read_count(arguments, "threads", omp_get_max_threads(), 4096, &threads, err);
+    if (status != ZS_OK) return status;
+    bench->config.num_hidden_layers = layers;
+    bench->threads = (int)threads;
+    omp_set_num_threads(bench->threads);
+    openblas_set_num_threads(bench->threads);
+    return ZS_OK;
+}
+
+/* Marks the parts that are named. */
+static zs_status read_parts(const char *list, bool *wanted, zs_error *err) {
+    const char *at = list;
+    while (*at) {
+        size_t length = strcspn(at, ",");
+        bool known = length == 3 && strncmp(at, "all", 3) == 0;
+        for (int i = 0; i < NUM_PARTS; i++)
+            if (known && length == 3 && strncmp(at, "all", 3) == 0)
+                wanted[i] = true;
+            else if (strlen(parts[i].name) == length && strncmp(at, parts[i].name, length) == 0)
+                known = wanted[i] = true;
+        if (!known)
+            return zs_fail(err, ZS_USAGE,
+                           "--what %.*s is not known; there are gemm, train, prefill, decode, tokenize, "
+                           "exchange, allreduce, broadcast, checkpoint and all",
+                           (int)length, at);
+        at += length + (at[length] == ',');
+    }
+    return ZS_OK;
+}
+
+static zs_status run(const zs_arguments *arguments, zs_error *err) {
+    zs_bench bench = {0};
+    bool wanted[NUM_PARTS] = {false}, measure = false;
+    zs_status status = read_options(arguments, &bench, err);
+    if (status == ZS_OK) status = read_parts(zs_arg_or(arguments, "what", "all"), wanted, err);
+    bool first = arguments->comm->world.rank == 0;
+    for (int i = 0; i < NUM_PARTS; i++)
+        measure = measure || (wanted[i] && !parts[i].collective);
+    if (status == ZS_OK && first && measure) status = zs_bench_limits(&bench, err);
+    for (int i = 0; i < NUM_PARTS && status == ZS_OK; i++)
+        if (wanted[i] && (first || parts[i].collective)) status = parts[i].run(&bench, err);
+    return status;
+}
+
+const zs_command zs_command_bench = {
+    "bench", "rates of each part beside the machine's own limits",
+    "Prints tokens/s, GFLOP/s and GB/s, and the fraction of the best sgemm and read rate of the same run.\n"
+    "exchange, allreduce, broadcast and checkpoint measure under mpirun, the others on rank 0.",
+    options, run};

@@ -1,0 +1,37 @@
+/* What the bench files share. */
+#ifndef ZEROSEARCH_COMMANDS_BENCH_H
+#define ZEROSEARCH_COMMANDS_BENCH_H
+
+#include "zerosearch/command.h"
+#include "zerosearch/model.h"
+
+#define BENCH_MAX_BATCHES 16
+typedef struct zs_bench {
+    zs_comm *comm;
+    const char *shape, *folder; /* folder: scratch for the checkpoint */
+    zs_model_config config;
+    int64_t batches[BENCH_MAX_BATCHES];
+    int num_batches;
+    int64_t seq, prompt, fresh; /* tokens of a training sequence, of a prompt, sampled after it */
+    int threads;
+    bool json;
+    double best_gflops, best_read; /* the machine's own limits, this run: sgemm, GB/s read; 0: not measured */
+} zs_bench;
+
+/* One line of results; a field with a NAN value is left out. Prints on world rank 0. */
+typedef struct zs_bench_field {
+    const char *name;
+    double value;
+} zs_bench_field;
+void zs_bench_report(const zs_bench *bench, const char *what, const zs_bench_field *fields, int count);
+
+/* Shortest of `times` runs, in seconds. */
+typedef void zs_bench_work(void *context);
+double zs_bench_best(zs_bench_work *work, void *context, int times);
+
+typedef zs_status zs_bench_run(zs_bench *bench, zs_error *err);
+zs_bench_run zs_bench_limits, zs_bench_gemm, zs_bench_train, zs_bench_prefill, zs_bench_decode,
+    zs_bench_tokenize;                                                                       /* Local */
+zs_bench_run zs_bench_exchange, zs_bench_allreduce, zs_bench_broadcast, zs_bench_checkpoint; /* Collective */
+
+#endif

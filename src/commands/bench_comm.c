@@ -1,0 +1,227 @@
+/* bench: what ranks do together, each beside the plain MPI or file call that moves as much. */
+#include "bench.h"
+
+#include "zerosearch/checkpoint.h"
+#include "zerosearch/log.h"
+#include "zerosearch/memory.h"
+#include "zerosearch/strings.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ROUNDS 20
+
+/* Seconds of the slowest rank. */
+static double slowest(const zs_bench *bench, double seconds) {
+    zs_comm_max(bench->comm, &bench->comm->world, &seconds, 1, "all ranks, to time the bench");
+    return seconds;
+}
+
+static void barrier(const zs_bench *bench) {
+    zs_comm_barrier(bench->comm, &bench->comm->world, "all ranks, to start the bench together");
+}
+
+/* Plain calls move an int's count at most: larger models are measured on this much. */
+static int64_t float_count(const zs_bench *bench) {
+    zs_model *layout = zs_model_layout(&bench->config);
+    int64_t count = layout->num_params;
+    zs_model_destroy(layout);
+    return count < (1 << 28) ? count : 1 << 28;
+}
+
+/* --- exchange: a round in which every rank sends every other one message --- */
+static double exchange_seconds(const zs_bench *bench, const char *message, int64_t bytes) {
+    zs_exchange *exchange = zs_exchange_create(bench->comm);
+    double best = INFINITY;
+    for (int round = 0; round < ROUNDS; round++) {
+        barrier(bench);
+        double start = zs_seconds();
+        for (int to = 0; to < bench->comm->pod.size; to++)
+            zs_exchange_put(exchange, to, message, bytes);
+        zs_exchange_begin(exchange, 1);
+        zs_exchange_finish(exchange);
+        while (zs_exchange_take(exchange, NULL, NULL))
+            ;
+        double seconds = slowest(bench, zs_seconds() - start);
+        best = seconds < best ? seconds : best;
+    }
+    zs_exchange_destroy(exchange);
+    return best;
+}
+
+static double alltoallv_seconds(const zs_bench *bench, int bytes) {
+    int size = bench->comm->pod.size;
+    char *out = zs_alloc((int64_t)bytes * size, 1), *in = zs_alloc((int64_t)bytes * size, 1);
+    int *counts = ZS_NEW(int, size), *starts = ZS_NEW(int, size), *theirs = ZS_NEW(int, size);
+    for (int i = 0; i < size; i++) {
+        counts[i] = bytes;
+        starts[i] = i * bytes;
+    }
+    double best = INFINITY;
+    for (int round = 0; round < ROUNDS; round++) {
+        barrier(bench);
+        double start = zs_seconds();
+        MPI_Alltoall(counts, 1, MPI_INT, theirs, 1, MPI_INT, bench->comm->pod.comm);
+        MPI_Alltoallv(out, counts, starts, MPI_BYTE, in, theirs, starts, MPI_BYTE, bench->comm->pod.comm);
+        double seconds = slowest(bench, zs_seconds() - start);
+        best = seconds < best ? seconds : best;
+    }
+    void *all[] = {out, in, counts, starts, theirs};
+    for (int i = 0; i < 5; i++)
+        zs_free(all[i]);
+    return best;
+}
+
+zs_status zs_bench_exchange(zs_bench *bench, zs_error *err) {
+    zs_status status = zs_comm_divide(bench->comm, ZS_LAYOUT_COLOCATED, 0, 0, 0, 1, true, err);
+    if (status != ZS_OK) return status;
+    for (int bytes = 1 << 10; bytes <= 1 << 20; bytes <<= 5) {
+        char *message = zs_alloc(bytes, 1);
+        double ours = exchange_seconds(bench, message, bytes), plain = alltoallv_seconds(bench, bytes);
+        double moved = 1e-9 * bytes * bench->comm->pod.size;
+        zs_bench_field fields[] = {{"message_bytes", bytes},
+                                   {"us_per_round", ours * 1e6},
+                                   {"gb_per_s_per_rank", moved / ours},
+                                   {"of_plain_alltoallv", plain / ours}};
+        zs_bench_report(bench, "exchange", fields, 4);
+        zs_free(message);
+    }
+    return ZS_OK;
+}
+
+/* --- allreduce: gradients reduced to their owners, parameters gathered from them --- */
+zs_status zs_bench_allreduce(zs_bench *bench, zs_error *err) {
+    zs_status status = zs_comm_divide(bench->comm, ZS_LAYOUT_COLOCATED, 0, 0, 0, 1, false, err);
+    if (status != ZS_OK) return status;
+    int64_t count = float_count(bench);
+    float *values = ZS_NEW(float, count);
+    zs_reducer *reducer = zs_reducer_create(bench->comm, count, 1 << 20);
+    double ours = INFINITY, plain = INFINITY;
+    for (int round = 0; round < 5; round++) {
+        barrier(bench);
+        double start = zs_seconds();
+        zs_reducer_ready(reducer, values, 0, count);
+        zs_reducer_finish(reducer, values);
+        zs_reducer_gather(reducer, values);
+        ours = fmin(ours, slowest(bench, zs_seconds() - start));
+        barrier(bench);
+        start = zs_seconds();
+        MPI_Allreduce(MPI_IN_PLACE, values, (int)count, MPI_FLOAT, MPI_SUM, bench->comm->world.comm);
+        plain = fmin(plain, slowest(bench, zs_seconds() - start));
+    }
+    zs_reducer_destroy(reducer);
+    zs_free(values);
+    double size = 4e-9 * (double)count;
+    zs_bench_field fields[] = {
+        {"megabytes", size * 1e3}, {"gb_per_s", size / ours}, {"of_plain_allreduce", plain / ours}};
+    zs_bench_report(bench, "allreduce", fields, bench->comm->world.size > 1 ? 3 : 1);
+    return ZS_OK;
+}
+
+/* --- broadcast: learner to rollouts, as `layout = "auto"` divides the ranks --- */
+zs_status zs_bench_broadcast(zs_bench *bench, zs_error *err) {
+    zs_status status = zs_comm_divide(bench->comm, ZS_LAYOUT_AUTO, 0, 1, 1, 1, false, err);
+    if (status != ZS_OK) return status;
+    int64_t count = float_count(bench);
+    float *values = ZS_NEW(float, count);
+    const zs_comm *comm = bench->comm;
+    zs_weights *weights = zs_weights_create(comm, count, 1 << 20);
+    bool root = comm->pod.rank == comm->pod_learners[0];
+    bool takes_part = root || (comm->is_rollout && !comm->is_learner);
+    MPI_Comm plain_comm;
+    MPI_Comm_split(comm->pod.comm, takes_part ? 0 : MPI_UNDEFINED, root ? 0 : 1 + comm->pod.rank,
+                   &plain_comm);
+    double ours = INFINITY, plain = INFINITY;
+    for (int round = 0; round < 5; round++) {
+        barrier(bench);
+        double start = zs_seconds();
+        zs_weights_begin(weights, values);
+        zs_weights_finish(weights);
+        ours = fmin(ours, slowest(bench, zs_seconds() - start));
+        barrier(bench);
+        start = zs_seconds();
+        if (plain_comm != MPI_COMM_NULL) MPI_Bcast(values, (int)count, MPI_FLOAT, 0, plain_comm);
+        plain = fmin(plain, slowest(bench, zs_seconds() - start));
+    }
+    if (plain_comm != MPI_COMM_NULL) MPI_Comm_free(&plain_comm);
+    zs_weights_destroy(weights);
+    zs_free(values);
+    double size = 4e-9 * (double)count;
+    zs_bench_field fields[] = {
+        {"megabytes", size * 1e3}, {"gb_per_s", size / ours}, {"of_plain_bcast", plain / ours}};
+    zs_bench_report(bench, "broadcast", fields, comm->world.size > 1 ? 3 : 1);
+    return ZS_OK;
+}
+
+/* --- checkpoint: parameters and both moments, beside a plain file for each rank --- */
+static zs_status plain_write(const char *path, const float *data, int64_t count, zs_error *err) {
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const char *at = (const char *)data;
+    int64_t left = count * (int64_t)sizeof(float);
+    while (file >= 0 && left > 0) {
+        ssize_t wrote = write(file, at, (size_t)(left < (64 << 20) ? left : 64 << 20));
+        if (wrote <= 0) break;
+        at += wrote;
+        left -= wrote;
+    }
+    bool good = file >= 0 && left == 0 && fsync(file) == 0;
+    if (file >= 0) close(file);
+    unlink(path);
+    return good ? ZS_OK : zs_fail(err, ZS_FAILED, "%s: cannot write (--folder chooses where)", path);
+}
+
+zs_status zs_bench_checkpoint(zs_bench *bench, zs_error *err) {
+    zs_model *layout = zs_model_layout(&bench->config);
+    const zs_group *world = &bench->comm->world;
+    int64_t begin = layout->num_params * world->rank / world->size;
+    int64_t count = layout->num_params * (world->rank + 1) / world->size - begin;
+    float *data = ZS_NEW(float, 3 * count);
+    zs_rng rng = zs_rng_make(3, ZS_STREAM_TEST, 0, 0, world->rank);
+    for (int64_t i = 0; i < 3 * count; i++)
+        data[i] = (float)zs_rng_uniform(&rng);
+    zs_piece pieces[3];
+    zs_checkpoint_array arrays[3];
+    const char *names[] = {"model/params", "optimizer/m", "optimizer/v"};
+    for (int i = 0; i < 3; i++) {
+        pieces[i] = (zs_piece){begin, count, data + i * count};
+        arrays[i] = (zs_checkpoint_array){names[i], layout->num_params, 1, &pieces[i]};
+    }
+    char path[4096], own[4096], name[64];
+    zs_path_join(path, sizeof path, bench->folder, "zerosearch-bench.h5");
+    snprintf(name, sizeof name, "zerosearch-bench.%d", world->rank);
+    zs_path_join(own, sizeof own, bench->folder, name);
+    double ours = INFINITY, plain = INFINITY, reading = INFINITY;
+    zs_status status = ZS_OK;
+    for (int round = 0; round < 3 && status == ZS_OK; round++) {
+        barrier(bench);
+        double start = zs_seconds();
+        status = zs_checkpoint_write(world->comm, path, layout, arrays, 3, "{}", err);
+        if (status != ZS_OK) break;
+        ours = fmin(ours, slowest(bench, zs_seconds() - start));
+        start = zs_seconds();
+        zs_string state = {0};
+        status = zs_checkpoint_read(world->comm, path, layout, arrays, 3, &state, err);
+        zs_string_free(&state);
+        if (status != ZS_OK) break;
+        reading = fmin(reading, slowest(bench, zs_seconds() - start));
+        barrier(bench);
+        start = zs_seconds();
+        status = zs_comm_agree(bench->comm, world, plain_write(own, data, 3 * count, err), err);
+        if (status == ZS_OK) plain = fmin(plain, slowest(bench, zs_seconds() - start));
+    }
+    if (world->rank == 0) unlink(path);
+    if (status == ZS_OK) {
+        double size = 12e-9 * (double)layout->num_params;
+        zs_bench_field fields[] = {{"megabytes", size * 1e3},
+                                   {"write_gb_per_s", size / ours},
+                                   {"read_gb_per_s", size / reading},
+                                   {"of_plain_write", plain / ours}};
+        zs_bench_report(bench, "checkpoint", fields, 4);
+    }
+    zs_free(data);
+    zs_model_destroy(layout);
+    return status;
+}
