@@ -3,10 +3,9 @@
  * Seconds alone say little on a shared or throttled machine; a fraction of the best sgemm and of the best
  * read rate of the same minute does. */
 #include "bench.h"
+#include "machine.h"
 
-#include "zerosearch/kernels.h"
 #include "zerosearch/log.h"
-#include "zerosearch/memory.h"
 #include "zerosearch/strings.h"
 
 #include <cblas.h>
@@ -15,20 +14,17 @@
 #include <stdio.h>
 #include <string.h>
 
-static const zs_option options[] = {
-    {"what", "LIST",
-     "comma list of gemm, train, prefill, decode, tokenize, exchange, allreduce, broadcast,\n"
-     "checkpoint, or all (all)"},
-    {"shape", "NAME", "model shape, as for init (demo)"},
-    {"layers", "N", "this many layers instead of the shape's"},
-    {"batch", "LIST", "comma list of batch sizes (1,8,64)"},
-    {"seq", "N", "tokens of a training sequence (256)"},
-    {"prompt", "N", "tokens of a prompt (256)"},
-    {"new", "N", "tokens sampled after it (64)"},
-    {"threads", "N", "threads of each rank (what OpenMP gives)"},
-    {"folder", "DIR", "where the checkpoint is written and removed (.)"},
-    {"json", NULL, "one JSON object a line"},
-    {NULL, NULL, NULL}};
+static const zs_option options[] = {{"WHAT", "LIST", "comma list of the parts below, or all (all)"},
+                                    {"shape", "NAME", "model shape, as for init (demo)"},
+                                    {"layers", "N", "this many layers instead of the shape's"},
+                                    {"batch", "LIST", "comma list of batch sizes (1,8,64)"},
+                                    {"seq", "N", "tokens of a training sequence (256)"},
+                                    {"prompt", "N", "tokens of a prompt (256)"},
+                                    {"new", "N", "tokens sampled after it (64)"},
+                                    {"threads", "N", "threads of each rank (what OpenMP gives)"},
+                                    {"folder", "DIR", "where the checkpoint is written and removed (.)"},
+                                    {"json", NULL, "one JSON object a line"},
+                                    {NULL, NULL, NULL}};
 
 typedef struct part {
     const char *name;
@@ -72,49 +68,10 @@ double zs_bench_best(zs_bench_work *work, void *context, int times) {
     return best;
 }
 
-/* --- the machine's limits --- */
-typedef struct limits_work {
-    float *a, *b, *c;
-    int64_t n, floats;
-    double sum;
-} limits_work;
-
-static void square_gemm(void *context) {
-    limits_work *w = context;
-    zs_gemm_nn(w->n, w->n, w->n, w->a, w->b, 0, w->c);
-}
-
-static void read_all(void *context) {
-    limits_work *w = context;
-    double total = 0;
-#pragma omp parallel for reduction(+ : total) schedule(static)
-    for (int64_t block = 0; block < w->floats / 4096; block++) {
-        const float *x = w->a + block * 4096;
-        float lanes[64] = {0};
-        for (int64_t i = 0; i < 4096; i += 64)
-            for (int64_t l = 0; l < 64; l++)
-                lanes[l] += x[i + l];
-        for (int64_t l = 0; l < 64; l++)
-            total += (double)lanes[l];
-    }
-    w->sum += total; /* kept, so that the reading is */
-}
-
 zs_status zs_bench_limits(zs_bench *bench, zs_error *err) {
     (void)err;
-    limits_work w = {.n = 1536, .floats = 64 << 20};
-    w.a = ZS_NEW(float, w.floats);
-    w.b = ZS_NEW(float, w.n *w.n);
-    w.c = ZS_NEW(float, w.n *w.n);
-    for (int64_t i = 0; i < w.floats; i++)
-        w.a[i] = (float)(i % 17) * 0.125f;
-    for (int64_t i = 0; i < w.n * w.n; i++)
-        w.b[i] = (float)(i % 13) * 0.125f;
-    bench->best_gflops = 2e-9 * (double)(w.n * w.n * w.n) / zs_bench_best(square_gemm, &w, 5);
-    bench->best_read = 4e-9 * (double)w.floats / zs_bench_best(read_all, &w, 5);
-    zs_free(w.a);
-    zs_free(w.b);
-    zs_free(w.c);
+    bench->best_gflops = zs_machine_sgemm_rate();
+    bench->best_read = zs_machine_read_rate();
     zs_bench_field fields[] = {{"gflops", bench->best_gflops}, {"read_gb_per_s", bench->best_read}};
     zs_bench_report(bench, "machine", fields, 2);
     return ZS_OK;
@@ -183,7 +140,7 @@ static zs_status read_parts(const char *list, bool *wanted, zs_error *err) {
                 known = wanted[i] = true;
         if (!known)
             return zs_fail(err, ZS_USAGE,
-                           "--what %.*s is not known; there are gemm, train, prefill, decode, tokenize, "
+                           "%.*s is not known; there are gemm, train, prefill, decode, tokenize, "
                            "exchange, allreduce, broadcast, checkpoint and all",
                            (int)length, at);
         at += length + (at[length] == ',');
@@ -195,7 +152,7 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
     zs_bench bench = {0};
     bool wanted[NUM_PARTS] = {false}, measure = false;
     zs_status status = read_options(arguments, &bench, err);
-    if (status == ZS_OK) status = read_parts(zs_arg_or(arguments, "what", "all"), wanted, err);
+    if (status == ZS_OK) status = read_parts(zs_arg_or(arguments, "WHAT", "all"), wanted, err);
     bool first = arguments->comm->world.rank == 0;
     for (int i = 0; i < NUM_PARTS; i++)
         measure = measure || (wanted[i] && !parts[i].collective);
@@ -208,5 +165,6 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 const zs_command zs_command_bench = {
     "bench", "rates of each part beside the machine's own limits",
     "Prints tokens/s, GFLOP/s and GB/s, and the fraction of the best sgemm and read rate of the same run.\n"
-    "exchange, allreduce, broadcast and checkpoint measure under mpirun, the others on rank 0.",
+    "Parts: gemm, train, prefill, decode, tokenize on rank 0; exchange, allreduce, broadcast, checkpoint on\n"
+    "all ranks, beside the plain MPI or file call that moves as much.",
     options, run};
