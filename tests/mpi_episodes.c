@@ -168,12 +168,32 @@ static void test_deal_ignores_source(void **state) {
     zs_episodes_free(&second);
 }
 
+/* One long episode and as many short ones as make the loads exactly even: only a deal by tokens finds it. */
+static void test_even_loads(void **state) {
+    (void)state;
+    divide(ZS_LAYOUT_COLOCATED, 1, 1, 1, 1);
+    static text_t text;
+    zs_episodes mine = {0}, received = {0};
+    int size = comm.world.size;
+    if (comm.world.rank == size - 1) {
+        for (int64_t q = 0; q < 3 * (size - 1) + 1; q++) {
+            text.info = (zs_episode_info){.question = q, .length = q == 0 ? 300 : 100};
+            zs_episodes_append(&mine, &text.info, text.ids, text.kind, text.log_prob);
+        }
+    }
+    zs_episodes_exchange(&comm, &mine, &received);
+    assert_int_equal(received.num_tokens, 300);
+    zs_episodes_free(&mine);
+    zs_episodes_free(&received);
+}
+
 int main(int argc, char **argv) {
     zs_error err = {0};
     if (zs_comm_start(&argc, &argv, &comm, &err) != ZS_OK) return 1;
     comm.deadline = 120; /* a failed assert on one rank leaves the others waiting */
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_colocated), cmocka_unit_test(test_split),
-                                       cmocka_unit_test(test_deal_ignores_source)};
+                                       cmocka_unit_test(test_deal_ignores_source),
+                                       cmocka_unit_test(test_even_loads)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (failed) MPI_Abort(comm.world.comm, 1);
     zs_comm_finish(&comm);

@@ -29,16 +29,21 @@ static void fill(float *values, int64_t count, int64_t which, int rank) {
         values[i] = (float)zs_rng_normal(&rng);
 }
 
-/* Gives the buffer from its top down in random pieces, as backward does, to a random depth. */
-static void give_ready(zs_reducer *reducer, float *grads, int64_t num_params) {
+/* Gives the buffer from its top down in random pieces, as backward does, to a random depth. A gradient is in
+ * the buffer only once it is given: what is posted too early sends NaN. */
+static void give_ready(zs_reducer *reducer, float *grads, const float *mine, int64_t num_params) {
     int64_t end = num_params;
+    for (int64_t i = 0; i < num_params; i++)
+        grads[i] = NAN;
     while (end > 0 && zs_rng_below(&jitter, 8)) {
         int64_t begin = end - 1 - zs_rng_below(&jitter, end < 400 ? end : 400);
+        memcpy(grads + begin, mine + begin, (size_t)(end - begin) * sizeof(float));
         zs_reducer_ready(reducer, grads, begin, end);
         if (zs_rng_below(&jitter, 2)) zs_reducer_poll(reducer);
         if (zs_rng_below(&jitter, 30) == 0) usleep(200);
         end = begin;
     }
+    memcpy(grads, mine, (size_t)end * sizeof(float));
 }
 
 static void check_shards(const zs_reducer *reducer, int64_t num_params) {
@@ -78,11 +83,12 @@ static void check_reduction(int64_t num_params, int64_t bucket) {
         for (int64_t i = 0; i < num_params; i++)
             sum[i] += grads[i], size[i] += fabs(grads[i]);
     }
+    float *mine = ZS_NEW(float, num_params);
+    fill(mine, num_params, num_params, comm.learners.rank);
     const zs_span *spans;
     int count = zs_reducer_spans(reducer, &spans);
     for (int repeat = 0; repeat < 3; repeat++) {
-        fill(grads, num_params, num_params, comm.learners.rank);
-        give_ready(reducer, grads, num_params);
+        give_ready(reducer, grads, mine, num_params);
         zs_reducer_finish(reducer, grads);
         for (int s = 0; s < count; s++) {
             size_t bytes = (size_t)spans[s].count * sizeof(float);
@@ -104,6 +110,7 @@ static void check_reduction(int64_t num_params, int64_t bucket) {
     zs_free(params);
     zs_free(whole);
     zs_free(grads);
+    zs_free(mine);
     zs_free(first);
     zs_free(sum);
     zs_free(size);
