@@ -66,14 +66,14 @@ cat >"$folder/qa.jsonl" <<'LINES'
 LINES
 "$ZS" index --corpus "$folder/corpus.jsonl" --query 'birthplace of "Tanbur" Gustin OR' --top 1 >"$folder/found" 2>"$words"
 check index_runs $?
-[ -s "$folder/corpus.jsonl.index" ]; check index_is_made $?
+[ -s "$folder/corpus.jsonl.fts5" ]; check index_is_made $?
 grep -q '^{"id":"p2",' "$folder/found" && [ "$(wc -l <"$folder/found")" -eq 1 ]; check index_query $?
-"$ZS" index --index "$folder/corpus.jsonl.index" --recall "$folder/qa.jsonl" --top 1,3 >"$folder/found" 2>"$words"
+"$ZS" index --index "$folder/corpus.jsonl.fts5" --recall "$folder/qa.jsonl" --top 1,3 >"$folder/found" 2>"$words"
 check index_recall_runs $?
 grep -q '"n":2,"recall":{"1":0.75,"3":0.75}' "$folder/found"; check index_recall $?
 "$ZS" index >/dev/null 2>"$words"
 [ $? -eq 2 ]; check index_wrong_usage $?
-"$ZS" index --index "$folder/corpus.jsonl.index" --query x --top 3,zero >/dev/null 2>"$words"
+"$ZS" index --index "$folder/corpus.jsonl.fts5" --query x --top 3,zero >/dev/null 2>"$words"
 [ $? -eq 2 ]; check index_bad_top $?
 "$ZS" index --index "$folder/missing.index" --query x >/dev/null 2>"$words"
 [ $? -eq 1 ] && grep -q "missing.index" "$words"; check index_missing $?
@@ -84,7 +84,7 @@ echo '{"id":"p3"}' >>"$folder/corpus.jsonl"
 if [ -n "$ZS_MPIRUN" ]; then # two ranks: one of them does the work, one message
     $ZS_MPIRUN -n 2 "$ZS" index --corpus "$folder/corpus.jsonl" >/dev/null 2>"$words"
     [ $? -ne 0 ] && [ "$(grep -c 'corpus.jsonl:4' "$words")" -eq 1 ]; check index_two_ranks_one_message $?
-    $ZS_MPIRUN -n 2 "$ZS" index --index "$folder/corpus.jsonl.index" --query Toto >"$folder/found" 2>"$words"
+    $ZS_MPIRUN -n 2 "$ZS" index --index "$folder/corpus.jsonl.fts5" --query Toto >"$folder/found" 2>"$words"
     [ $? -eq 0 ] && [ "$(wc -l <"$folder/found")" -eq 2 ]; check index_two_ranks_one_answer $?
 fi
 

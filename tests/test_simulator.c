@@ -242,6 +242,23 @@ static void test_long_texts(void **state) {
     zs_string_free(&text);
 }
 
+static void test_check(void **state) {
+    (void)state;
+    zs_error err = {0};
+    zs_simulator_options set = options(2);
+    assert_int_equal(zs_search_simulator_check(&set, &err), ZS_OK);
+    set.noisy_template = "{query} {qwery}";
+    assert_int_equal(zs_search_simulator_check(&set, &err), ZS_USAGE);
+    assert_non_null(strstr(err.text, "noisy"));
+    assert_non_null(strstr(err.text, "qwery"));
+    set = options(2);
+    set.useful_template = NULL;
+    assert_int_equal(zs_search_simulator_check(&set, &err), ZS_USAGE);
+    set = options(2);
+    set.max_new_tokens = set.max_length;
+    assert_int_equal(zs_search_simulator_check(&set, &err), ZS_USAGE);
+}
+
 /* Ends with sequences running, queued and untaken: nothing leaks (seen by the sanitizer's run). */
 static void test_destroy_busy(void **state) {
     (void)state;
@@ -255,8 +272,11 @@ static void test_destroy_busy(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_query_its_reply), cmocka_unit_test(test_random_key),
-        cmocka_unit_test(test_noisy_template),       cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_each_query_its_reply),
+        cmocka_unit_test(test_random_key),
+        cmocka_unit_test(test_noisy_template),
+        cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_check),
         cmocka_unit_test(test_destroy_busy),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -72,10 +72,14 @@ typedef struct zs_simulator_options {
     const char *useful_template, *noisy_template;
     int top_k, words; /* documents asked for; words in each (for {words}) */
     double temperature, top_p;
-    int64_t max_new_tokens, max_batch, max_length, cache_tokens;
+    int64_t max_new_tokens, max_batch, max_length;
+    int64_t cache_tokens; /* 0: max_batch x max_length */
     uint64_t seed;
     const char *chat; /* chat format of the model: "none", "chatml", "llama3" */
 } zs_simulator_options;
+/* A ZS_USAGE error for options with which no query could be answered: templates that are empty or have
+ * unknown placeholders, lengths that leave no room for a prompt. */
+zs_status zs_search_simulator_check(const zs_simulator_options *options, zs_error *err);
 zs_search *zs_search_simulator(const zs_simulator_options *options);
 
 /* Cuts a raw reply to its first top_k "Doc i:" documents (text before the first, and after an end tag,

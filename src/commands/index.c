@@ -15,7 +15,7 @@ enum { MAX_TOPS = 16, MAX_TOP = 1000 };
 
 static const zs_option options[] = {
     {"corpus", "FILE", "passages as JSON lines {\"id\",\"contents\"}; gzip is read too"},
-    {"index", "FILE", "the index; default: the corpus's name with .index after it"},
+    {"index", "FILE", "the index; default: the corpus's name with .fts5 after it"},
     {"query", "TEXT", "print the passages that answer TEXT, one JSON object a line"},
     {"recall", "FILE", "questions with \"gold\" passage ids: print the share of them that is found"},
     {"top", "N,N,...", "how many passages to look at; default 5 for --query, 3,10 for --recall"},
@@ -44,7 +44,7 @@ static zs_status parse_tops(const char *text, int *tops, int *count, zs_error *e
 }
 
 static zs_status print_line(json_t *object, zs_error *err) {
-    int failed = json_dumpf(object, stdout, JSON_COMPACT);
+    int failed = json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
     json_decref(object);
     if (failed || putchar('\n') == EOF) return zs_fail(err, ZS_FAILED, "stdout: cannot be written");
     return ZS_OK;
@@ -138,7 +138,7 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
         return zs_fail(err, ZS_USAGE,
                        "--corpus FILE or --index FILE is needed; see `zerosearch index --help`");
     zs_string path = {0};
-    zs_string_printf(&path, "%s%s", index ? index : corpus, index ? "" : ".index");
+    zs_string_printf(&path, "%s%s", index ? index : corpus, index ? "" : ".fts5");
     zs_status status = corpus ? zs_corpus_build(corpus, path.data, err) : ZS_OK;
     if (status == ZS_OK) {
         if (corpus) zs_log(ZS_LOG_INFO, "index %s", path.data);

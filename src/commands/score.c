@@ -108,7 +108,7 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 const zs_command zs_command_score = {
     .name = "score",
     .summary = "EM, cover-EM and F1 of predictions against golden answers (SQuAD normalisation)",
-    .usage = "zerosearch score [--input FILE] < predictions.jsonl\n"
+    .usage = "zerosearch score < predictions.jsonl\n"
              "Each line comes back with em, cover_em and f1; the last line is {\"mean\":{...},\"n\":N}.",
     .options = options,
     .run = run,

@@ -19,6 +19,7 @@
 
 enum { TURNS = 64 }; /* the turn is folded into the sample's part of the random key */
 
+static const char *const placeholders[] = {"query", "question", "answer", "topk", "words"};
 static const char *const stops[] = {"</information>"};
 
 typedef struct zs_asker { /* who waits for a sequence */
@@ -61,10 +62,9 @@ static zs_status encode_prompt(zs_simulator *simulator, const zs_query *query, i
     char topk[16], words[16];
     snprintf(topk, sizeof topk, "%d", options->top_k);
     snprintf(words, sizeof words, "%d", options->words);
-    const char *const names[] = {"query", "question", "answer", "topk", "words"};
     const char *const values[] = {parts[0].data, parts[1].data, parts[2].data, topk, words};
     const char *text = query->noisy ? options->noisy_template : options->useful_template;
-    zs_status status = zs_template_fill(text, names, values, 5, &filled, err);
+    zs_status status = zs_template_fill(text ? text : "", placeholders, values, 5, &filled, err);
     zs_ids_clear(&simulator->prompt);
     if (status == ZS_OK) {
         zs_chat_wrap(options->chat, NULL, filled.data ? filled.data : "", &wrapped);
@@ -180,10 +180,30 @@ static void simulator_destroy(zs_search *self) {
     zs_free(simulator);
 }
 
+zs_status zs_search_simulator_check(const zs_simulator_options *options, zs_error *err) {
+    const char *const texts[] = {options->useful_template, options->noisy_template};
+    const char *const values[] = {"x", "x", "x", "x", "x"};
+    for (int i = 0; i < 2; i++) {
+        zs_string filled = {0};
+        zs_status status = zs_template_fill(texts[i] ? texts[i] : "", placeholders, values, 5, &filled, err);
+        bool empty = filled.length == 0;
+        zs_string_free(&filled);
+        if (status == ZS_OK && empty) status = zs_fail(err, ZS_USAGE, "the template is empty");
+        if (status != ZS_OK)
+            return zs_fail_context(err, "%s: %s template", options->name, i ? "noisy" : "useful");
+    }
+    if (options->max_new_tokens >= options->max_length)
+        return zs_fail(err, ZS_USAGE,
+                       "%s: max_new_tokens %" PRId64 " leaves no room for a prompt in max_length %" PRId64,
+                       options->name, options->max_new_tokens, options->max_length);
+    return ZS_OK;
+}
+
 zs_search *zs_search_simulator(const zs_simulator_options *options) {
     zs_simulator *simulator = ZS_NEW(zs_simulator, 1);
+    int64_t whole = options->max_batch * options->max_length;
     zs_engine_options engine = {.max_batch = options->max_batch,
-                                .cache_tokens = options->cache_tokens,
+                                .cache_tokens = options->cache_tokens > 0 ? options->cache_tokens : whole,
                                 .max_length = options->max_length};
     *simulator = (zs_simulator){
         .search = {options->name, false, simulator_submit, simulator_advance, simulator_take,
