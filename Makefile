@@ -1,39 +1,166 @@
-# zerosearch: see `make help`.
+# zerosearch: `make help` lists targets and variables, `make info` what they resolved to.
+MAKEFLAGS += --no-print-directory
 BUILD ?= build
-CC ?= gcc
-MPICC_FLAGS := $(shell pkg-config --cflags ompi-c)
-PACKAGES := ompi-c hdf5-openmpi libconfig jansson libpcre2-8 libutf8proc sqlite3 libcurl zlib
+PREFIX ?= /usr/local
+SHARED ?= $(or $(ZS_SHARED),../shared)
+GOLDEN ?= $(SHARED)/golden
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 CFLAGS ?= -O3 -march=native -g
-ZS_CFLAGS := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp -Iinclude $(shell pkg-config --cflags $(PACKAGES)) \
-	-I/usr/include/x86_64-linux-gnu/openblas-openmp
-ZS_LIBS := $(shell pkg-config --libs $(PACKAGES)) /usr/lib/x86_64-linux-gnu/openblas-openmp/libopenblas.so \
-	-Wl,-rpath,/usr/lib/x86_64-linux-gnu/openblas-openmp -lm
+Q := $(if $(V),,@)
+
+# Nothing here fails where a tool is missing: `demo` and `test` install first and resolve again in a sub-make.
+ask = $(shell $(1) 2>/dev/null)
+pkg = $(call ask,pkg-config $(1))
+
+PACKAGES := libconfig jansson libpcre2-8 libutf8proc sqlite3 libcurl zlib
+HDF5_PACKAGE := $(firstword $(foreach p,hdf5-openmpi hdf5-mpich hdf5,$(if $(call pkg,--modversion $(p)),$(p))))
+MPI_CFLAGS ?= $(call ask,mpicc --showme:compile || pkg-config --cflags ompi-c || pkg-config --cflags mpich)
+MPI_LIBS ?= $(call ask,mpicc --showme:link || pkg-config --libs ompi-c || pkg-config --libs mpich)
+HDF5_CFLAGS ?= $(if $(HDF5_PACKAGE),$(call pkg,--cflags $(HDF5_PACKAGE)))
+HDF5_LIBS ?= $(if $(HDF5_PACKAGE),$(call pkg,--libs $(HDF5_PACKAGE)),-lhdf5)
+
+# OpenBLAS on the OpenMP runtime, by its own folder: plain -lopenblas may mean the flavour on pthreads.
+MULTIARCH := $(or $(call ask,$(CC) -print-multiarch),$(call ask,$(CC) -dumpmachine))
+BLAS_FOLDER := $(wildcard /usr/lib/$(MULTIARCH)/openblas-openmp)
+ifneq ($(BLAS_FOLDER),)
+BLAS_CFLAGS ?= -I/usr/include/$(MULTIARCH)/openblas-openmp
+BLAS_LIBS ?= $(BLAS_FOLDER)/libopenblas.so -Wl,-rpath,$(BLAS_FOLDER)
+else
+BLAS_PACKAGE := $(firstword $(foreach p,openblas-openmp openblaso openblas,$(if $(call pkg,--modversion $(p)),$(p))))
+BLAS_CFLAGS ?= $(if $(BLAS_PACKAGE),$(call pkg,--cflags $(BLAS_PACKAGE)))
+BLAS_LIBS ?= $(if $(BLAS_PACKAGE),$(call pkg,--libs $(BLAS_PACKAGE)),-lopenblas)
+endif
+
+ZS_CFLAGS := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp -Iinclude $(MPI_CFLAGS) $(HDF5_CFLAGS) \
+	$(call pkg,--cflags $(PACKAGES)) $(BLAS_CFLAGS)
+ZS_LIBS := $(LDFLAGS) $(call pkg,--libs $(PACKAGES)) $(HDF5_LIBS) $(MPI_LIBS) $(BLAS_LIBS) -lm
 
 SOURCES := $(wildcard src/*/*.c)
 OBJECTS := $(SOURCES:src/%.c=$(BUILD)/%.o)
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c tests/mpi_*.c))
+GOLDEN_TESTS := $(filter $(BUILD)/tests/test_golden%,$(TESTS))
 
 all: $(BUILD)/zerosearch
 
+# PENDING: until every module is here.
+PENDING := -no-pie -Wl,-z,lazy -Wl,--unresolved-symbols=ignore-all
 $(BUILD)/zerosearch: $(BUILD)/main.o $(OBJECTS)
-	$(CC) $(CFLAGS) -fopenmp -o $@ $^ $(ZS_LIBS) -no-pie -Wl,-z,lazy -Wl,--unresolved-symbols=ignore-all # until all modules are here
+	$(if $(Q),@echo "  LINK $@")
+	$(Q)$(CC) $(CFLAGS) -fopenmp -o $@ $^ $(ZS_LIBS) $(PENDING)
 
 $(BUILD)/libzerosearch.a: $(OBJECTS)
+	$(if $(Q),@echo "  AR   $@")
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
-$(BUILD)/%.o: src/%.c
+$(BUILD)/%.o: src/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ZS_CFLAGS) -MMD -MP -c -o $@ $<
+	$(if $(Q),@echo "  CC   $<")
+	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/tests/%: tests/%.c $(BUILD)/libzerosearch.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(ZS_CFLAGS) -MMD -MP -o $@ $< $(BUILD)/libzerosearch.a $(ZS_LIBS) -lcmocka
+	$(if $(Q),@echo "  CC   $<")
+	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) -MMD -MP -o $@ $< $(BUILD)/libzerosearch.a $(ZS_LIBS) -lcmocka
 
-tests: $(TESTS)
+# Other flags make everything anew.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(CFLAGS) $(ZS_CFLAGS) $(ZS_LIBS)' | cmp -s - $@ || \
+		echo '$(CC) $(CFLAGS) $(ZS_CFLAGS) $(ZS_LIBS)' > $@
+
+tests: $(BUILD)/zerosearch $(TESTS)
+golden-tests: $(GOLDEN_TESTS)
+
+deps:
+	@jobs/deps.sh
+
+# Installs only where something is missing, then goes on in a make that sees it.
+ready:
+	@jobs/deps.sh --check >/dev/null || jobs/deps.sh
+
+demo: ready
+	@$(MAKE) -j$(JOBS) all
+	@ZS=$(BUILD)/zerosearch jobs/demo.sh
+
+test: ready
+	@$(MAKE) -j$(JOBS) tests
+	@ZS_SHARED='$(SHARED)' tests/run.sh $(BUILD)
+
+test-golden: ready
+	@$(MAKE) -j$(JOBS) golden-tests
+	@ZS_SHARED='$(SHARED)' ZS_GOLDEN='$(abspath $(GOLDEN))' tests/run.sh $(BUILD) 'test_golden*'
+
+test-asan: ready
+	@ZS_TEST_TIMEOUT=$${ZS_TEST_TIMEOUT:-900} $(MAKE) BUILD=$(BUILD)/asan \
+		CFLAGS="-O1 -g -march=native -fno-omit-frame-pointer -fsanitize=address,undefined" test
+
+bench: all
+	@$(BUILD)/zerosearch bench all
+
+lint:
+	@CC='$(CC)' CHECK_FLAGS='$(ZS_CFLAGS)' tests/lint.sh
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/zerosearch
+	install -m 755 $(BUILD)/zerosearch $(DESTDIR)$(PREFIX)/bin/zerosearch
+	for d in configs jobs analysis; do [ ! -d $$d ] || cp -r $$d $(DESTDIR)$(PREFIX)/share/zerosearch/; done
+	[ ! -d configs/prompts ] || cp -r configs/prompts $(DESTDIR)$(PREFIX)/share/zerosearch/
+
+uninstall:
+	rm -rf $(DESTDIR)$(PREFIX)/bin/zerosearch $(DESTDIR)$(PREFIX)/share/zerosearch
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests clean
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+info:
+	@echo 'CC          $(CC)'
+	@echo 'CFLAGS      $(CFLAGS)'
+	@echo 'MPI_CFLAGS  $(MPI_CFLAGS)'
+	@echo 'MPI_LIBS    $(MPI_LIBS)'
+	@echo 'BLAS_CFLAGS $(BLAS_CFLAGS)'
+	@echo 'BLAS_LIBS   $(BLAS_LIBS)'
+	@echo 'HDF5_CFLAGS $(HDF5_CFLAGS)'
+	@echo 'HDF5_LIBS   $(HDF5_LIBS)'
+	@echo 'BUILD       $(BUILD)'
+	@echo 'PREFIX      $(PREFIX)'
+	@echo 'SHARED      $(SHARED)'
+	@echo 'GOLDEN      $(GOLDEN)'
+	@echo 'all flags   $(ZS_CFLAGS)'
+	@echo 'all libs    $(ZS_LIBS)'
+
+help:
+	@echo 'make TARGET [VARIABLE=VALUE ...]'
+	@echo
+	@echo '  all          build $(BUILD)/zerosearch'
+	@echo '  deps         install what is missing by apt (root or sudo), else print the packages for apt, dnf, Spack'
+	@echo '  demo         the whole method on a generated world, in minutes; goes on where it was interrupted'
+	@echo '  test         every test; ends with a line "N passed, N failed"'
+	@echo '  test-golden  the golden tests on the data in GOLDEN'
+	@echo '  test-asan    every test under the address and undefined-behaviour sanitizers'
+	@echo '  bench        zerosearch bench all'
+	@echo '  lint         clang-tidy, cppcheck (where present) and the rules of the house'
+	@echo '  install      into PREFIX (DESTDIR is heeded); uninstall takes it away'
+	@echo '  clean        remove BUILD'
+	@echo '  info         print every resolved flag'
+	@echo
+	@echo '  CC           C compiler: gcc (default) or clang; flags for MPI come from mpicc in PATH'
+	@echo '  CFLAGS       $(CFLAGS)'
+	@echo '  LDFLAGS      more for the linker'
+	@echo '  MPI_CFLAGS, MPI_LIBS     a site'\''s MPI, in place of what mpicc says'
+	@echo '  BLAS_CFLAGS, BLAS_LIBS   a site'\''s BLAS with cblas.h, best on the OpenMP runtime:'
+	@echo '                           make BLAS_CFLAGS=-I$$OPENBLAS/include BLAS_LIBS="-L$$OPENBLAS/lib -lopenblas"'
+	@echo '  HDF5_CFLAGS, HDF5_LIBS   a site'\''s parallel HDF5'
+	@echo '  PREFIX       where install puts things ($(PREFIX))'
+	@echo '  BUILD        where objects and programs go ($(BUILD))'
+	@echo '  SHARED       folder of data that some tests need, skipped where it is missing ($(SHARED))'
+	@echo '  GOLDEN       golden data for test-golden ($(GOLDEN))'
+	@echo '  JOBS         compilations at once in demo and test ($(JOBS))'
+	@echo '  V=1          show the commands'
+
+.PHONY: all tests golden-tests deps ready demo test test-golden test-asan bench lint install uninstall clean info help FORCE
+.SECONDARY:
+-include $(OBJECTS:.o=.d) $(BUILD)/main.d $(TESTS:=.d)
