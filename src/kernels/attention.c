@@ -2,8 +2,10 @@
  * the only score matrix is one tile for each thread. Backward computes the probabilities again from the
  * log-sum-exp.
  *
- * Tasks are (sequence, head) in forward; (sequence, key-value head) in backward, since the query heads of one
- * key-value head add into the same dk and dv. */
+ * Forward has a task for each (tile of queries, sequence, head). In backward the query heads of one key-value
+ * head add into the same dk and dv, and every tile of keys into the same dq; so either one task does all of a
+ * (sequence, key-value head), or, where those are too few for the threads, the scores are computed twice:
+ * once by tasks that own a tile of keys, once by tasks that own a tile of queries. */
 #include "zerosearch/kernels.h"
 
 #include "vector_math.h"
@@ -91,98 +93,177 @@ static void forward_tile_rows(int64_t length, int64_t query, int64_t head_dim, i
     }
 }
 
+/* Tiles of the longest sequence: the bound of a task loop in which shorter sequences leave tasks empty. */
+static int64_t most_tiles(int64_t num_sequences, const int64_t *offsets) {
+    int64_t longest = 0;
+    for (int64_t s = 0; s < num_sequences; s++)
+        longest = offsets[s + 1] - offsets[s] > longest ? offsets[s + 1] - offsets[s] : longest;
+    return (longest + TILE - 1) / TILE;
+}
+
 void zs_attention_forward(int64_t num_sequences, const int64_t *offsets, int64_t heads, int64_t kv_heads,
                           int64_t head_dim, const float *qkv, float *out, float *lse, float *work) {
     int64_t stride = (heads + 2 * kv_heads) * head_dim, group = heads / kv_heads;
+    int64_t tiles = most_tiles(num_sequences, offsets);
     float scale = (float)(1.0 / sqrt((double)head_dim));
-#pragma omp parallel for collapse(2) schedule(dynamic, 1) if (offsets[num_sequences] * heads > 128)
+#pragma omp parallel for collapse(3) schedule(dynamic, 1) if (offsets[num_sequences] * heads > 128)
     for (int64_t s = 0; s < num_sequences; s++) {
         for (int64_t head = 0; head < heads; head++) {
-            float *mine = work + omp_get_thread_num() * zs_attention_work(head_dim);
-            int64_t begin = offsets[s], length = offsets[s + 1] - begin;
-            const float *q = qkv + begin * stride + head * head_dim;
-            const float *k = qkv + begin * stride + (heads + head / group) * head_dim;
-            const float *v = k + kv_heads * head_dim;
-            for (int64_t query = 0; query < length; query += TILE)
-                forward_tile_rows(length, query, head_dim, stride, scale, q, k, v,
+            for (int64_t tile = tiles - 1; tile >= 0; tile--) { /* the longest rows first, to end evenly */
+                int64_t begin = offsets[s], length = offsets[s + 1] - begin;
+                if (tile * TILE >= length) continue;
+                float *mine = work + omp_get_thread_num() * zs_attention_work(head_dim);
+                const float *q = qkv + begin * stride + head * head_dim;
+                const float *k = qkv + begin * stride + (heads + head / group) * head_dim;
+                forward_tile_rows(length, tile * TILE, head_dim, stride, scale, q, k, k + kv_heads * head_dim,
                                   out + (begin * heads + head) * head_dim, heads * head_dim,
                                   lse + begin * heads + head, heads, mine);
+            }
         }
     }
 }
 
-/* One head of one sequence: adds into dq, dk, dv. delta_i = dout_i . out_i */
-static void backward_head(int64_t length, int64_t head_dim, int64_t stride, float scale, const float *q,
-                          const float *k, const float *v, const float *dout, int64_t out_stride,
-                          const float *lse, const float *delta, int64_t lse_stride, float *dq, float *dk,
-                          float *dv, float *work) {
-    float *prob = work, *dprob = work + TILE * TILE;
-    for (int64_t query = 0; query < length; query += TILE) {
-        int64_t rows = smaller(TILE, length - query);
-        const float *dout_tile = dout + query * out_stride;
-        for (int64_t key = 0; key < query + rows; key += TILE) {
-            int64_t columns = smaller(TILE, length - key);
-            tile_gemm(false, true, rows, columns, head_dim, scale, q + query * stride, stride,
-                      k + key * stride, stride, 0, prob, TILE);
-            tile_gemm(false, true, rows, columns, head_dim, 1, dout_tile, out_stride, v + key * stride,
-                      stride, 0, dprob, TILE);
-            for (int64_t i = 0; i < rows; i++) {
-                float *p = prob + i * TILE, *dp = dprob + i * TILE;
-                mask_row(p, i, query, key, columns);
-                for (int64_t j = columns; j < TILE; j++)
-                    dp[j] = 0; /* not written by the GEMM: it may hold anything, NaN too */
-                float norm = lse[(query + i) * lse_stride], less = delta[(query + i) * lse_stride];
+/* One head of one sequence in backward. delta_i = dout_i . out_i; strides in floats. */
+typedef struct head_view {
+    int64_t length, head_dim, stride, out_stride, lse_stride;
+    float scale;
+    const float *q, *k, *v, *dout, *lse, *delta;
+    float *dq, *dk, *dv;
+    float *work;
+} head_view;
+
+/* Adds what queries [query, query + TILE) and keys [key, key + TILE) give each other: to dq, to dk and dv, or
+ * to all three. */
+static void backward_tile(const head_view *h, int64_t query, int64_t key, bool to_query, bool to_key) {
+    int64_t rows = smaller(TILE, h->length - query), columns = smaller(TILE, h->length - key);
+    int64_t d = h->head_dim, q_at = query * h->stride, k_at = key * h->stride;
+    const float *dout = h->dout + query * h->out_stride;
+    float *prob = h->work, *dprob = h->work + TILE * TILE;
+    tile_gemm(false, true, rows, columns, d, h->scale, h->q + q_at, h->stride, h->k + k_at, h->stride, 0,
+              prob, TILE);
+    tile_gemm(false, true, rows, columns, d, 1, dout, h->out_stride, h->v + k_at, h->stride, 0, dprob, TILE);
+    for (int64_t i = 0; i < rows; i++) {
+        float *p = prob + i * TILE, *dp = dprob + i * TILE;
+        mask_row(p, i, query, key, columns);
+        for (int64_t j = columns; j < TILE; j++)
+            dp[j] = 0; /* not written by the GEMM: it may hold anything, NaN too */
+        float norm = h->lse[(query + i) * h->lse_stride], less = h->delta[(query + i) * h->lse_stride];
+        float scale = h->scale;
 #pragma omp simd
-                for (int64_t j = 0; j < TILE; j++) {
-                    p[j] = zs_expf(p[j] - norm);
-                    dp[j] = p[j] * (dp[j] - less) * scale;
-                }
-            }
-            tile_gemm(true, false, columns, head_dim, rows, 1, prob, TILE, dout_tile, out_stride, 1,
-                      dv + key * stride, stride);
-            tile_gemm(true, false, columns, head_dim, rows, 1, dprob, TILE, q + query * stride, stride, 1,
-                      dk + key * stride, stride);
-            tile_gemm(false, false, rows, head_dim, columns, 1, dprob, TILE, k + key * stride, stride, 1,
-                      dq + query * stride, stride);
+        for (int64_t j = 0; j < TILE; j++) {
+            p[j] = zs_expf(p[j] - norm);
+            dp[j] = p[j] * (dp[j] - less) * scale;
         }
+    }
+    if (to_key) {
+        tile_gemm(true, false, columns, d, rows, 1, prob, TILE, dout, h->out_stride, 1, h->dv + k_at,
+                  h->stride);
+        tile_gemm(true, false, columns, d, rows, 1, dprob, TILE, h->q + q_at, h->stride, 1, h->dk + k_at,
+                  h->stride);
+    }
+    if (to_query)
+        tile_gemm(false, false, rows, d, columns, 1, dprob, TILE, h->k + k_at, h->stride, 1, h->dq + q_at,
+                  h->stride);
+}
+
+typedef struct batch_view {
+    const int64_t *offsets;
+    int64_t heads, kv_heads, head_dim;
+    const float *qkv, *lse, *dout, *delta;
+    float *dqkv, *work;
+} batch_view;
+
+static head_view view_head(const batch_view *b, int64_t sequence, int64_t head) {
+    int64_t stride = (b->heads + 2 * b->kv_heads) * b->head_dim, begin = b->offsets[sequence];
+    int64_t q = begin * stride + head * b->head_dim;
+    int64_t k = begin * stride + (b->heads + head / (b->heads / b->kv_heads)) * b->head_dim;
+    int64_t v = k + b->kv_heads * b->head_dim, row = begin * b->heads + head;
+    return (head_view){.length = b->offsets[sequence + 1] - begin,
+                       .head_dim = b->head_dim,
+                       .stride = stride,
+                       .out_stride = b->heads * b->head_dim,
+                       .lse_stride = b->heads,
+                       .scale = (float)(1.0 / sqrt((double)b->head_dim)),
+                       .q = b->qkv + q,
+                       .k = b->qkv + k,
+                       .v = b->qkv + v,
+                       .dout = b->dout + row * b->head_dim,
+                       .lse = b->lse + row,
+                       .delta = b->delta + row,
+                       .dq = b->dqkv + q,
+                       .dk = b->dqkv + k,
+                       .dv = b->dqkv + v,
+                       .work = b->work + omp_get_thread_num() * zs_attention_work(b->head_dim)};
+}
+
+/* dqkv = 0 and delta, before any tile adds. */
+static void backward_prepare(const batch_view *b, int64_t num_tokens, const float *out, float *delta) {
+    int64_t d = b->head_dim, stride = (b->heads + 2 * b->kv_heads) * d;
+#pragma omp parallel for schedule(static) if (num_tokens * b->heads > 128)
+    for (int64_t t = 0; t < num_tokens; t++) {
+        memset(b->dqkv + t * stride, 0, (size_t)stride * sizeof(float));
+        for (int64_t head = 0; head < b->heads; head++) {
+            const float *o = out + (t * b->heads + head) * d, *g = b->dout + (t * b->heads + head) * d;
+            float dot = 0;
+#pragma omp simd reduction(+ : dot)
+            for (int64_t i = 0; i < d; i++)
+                dot += o[i] * g[i];
+            delta[t * b->heads + head] = dot;
+        }
+    }
+}
+
+/* Five GEMMs a tile, a task for each key-value head of each sequence. */
+static void backward_by_kv_head(const batch_view *b, int64_t num_sequences) {
+    int64_t group = b->heads / b->kv_heads;
+#pragma omp parallel for collapse(2) schedule(dynamic, 1) if (b->offsets[num_sequences] * b->heads > 128)
+    for (int64_t s = 0; s < num_sequences; s++) {
+        for (int64_t kv = 0; kv < b->kv_heads; kv++) {
+            for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
+                head_view h = view_head(b, s, head);
+                for (int64_t query = 0; query < h.length; query += TILE)
+                    for (int64_t key = 0; key <= query; key += TILE)
+                        backward_tile(&h, query, key, true, true);
+            }
+        }
+    }
+}
+
+/* Seven GEMMs a tile, but a task for each tile: for long sequences and few key-value heads on many threads.
+ */
+static void backward_by_tile(const batch_view *b, int64_t num_sequences) {
+    int64_t group = b->heads / b->kv_heads, tiles = most_tiles(num_sequences, b->offsets);
+#pragma omp parallel
+    {
+#pragma omp for collapse(3) schedule(dynamic, 1) nowait
+        for (int64_t tile = 0; tile < tiles; tile++) /* early keys are seen by most queries: longest first */
+            for (int64_t s = 0; s < num_sequences; s++)
+                for (int64_t kv = 0; kv < b->kv_heads; kv++)
+                    for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
+                        head_view h = view_head(b, s, head);
+                        if (tile * TILE >= h.length) break;
+                        for (int64_t query = tile * TILE; query < h.length; query += TILE)
+                            backward_tile(&h, query, tile * TILE, false, true);
+                    }
+#pragma omp for collapse(3) schedule(dynamic, 1)
+        for (int64_t tile = tiles - 1; tile >= 0; tile--)
+            for (int64_t s = 0; s < num_sequences; s++)
+                for (int64_t head = 0; head < b->heads; head++) {
+                    head_view h = view_head(b, s, head);
+                    for (int64_t key = 0; tile * TILE < h.length && key <= tile * TILE; key += TILE)
+                        backward_tile(&h, tile * TILE, key, true, false);
+                }
     }
 }
 
 void zs_attention_backward(int64_t num_sequences, const int64_t *offsets, int64_t heads, int64_t kv_heads,
                            int64_t head_dim, const float *qkv, const float *out, const float *lse,
                            const float *dout, float *dqkv, float *delta, float *work) {
-    int64_t stride = (heads + 2 * kv_heads) * head_dim, group = heads / kv_heads;
-    int64_t num_tokens = offsets[num_sequences];
-    float scale = (float)(1.0 / sqrt((double)head_dim));
-#pragma omp parallel if (num_tokens * heads > 128)
-    {
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < num_tokens; t++) {
-            memset(dqkv + t * stride, 0, (size_t)stride * sizeof(float));
-            for (int64_t head = 0; head < heads; head++) {
-                const float *a = out + (t * heads + head) * head_dim;
-                const float *b = dout + (t * heads + head) * head_dim;
-                float dot = 0;
-#pragma omp simd reduction(+ : dot)
-                for (int64_t d = 0; d < head_dim; d++)
-                    dot += a[d] * b[d];
-                delta[t * heads + head] = dot;
-            }
-        }
-#pragma omp for collapse(2) schedule(dynamic, 1)
-        for (int64_t s = 0; s < num_sequences; s++) {
-            for (int64_t kv = 0; kv < kv_heads; kv++) {
-                float *mine = work + omp_get_thread_num() * zs_attention_work(head_dim);
-                int64_t begin = offsets[s], length = offsets[s + 1] - begin;
-                int64_t k_at = begin * stride + (heads + kv) * head_dim, v_at = k_at + kv_heads * head_dim;
-                for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
-                    int64_t q_at = begin * stride + head * head_dim;
-                    backward_head(length, head_dim, stride, scale, qkv + q_at, qkv + k_at, qkv + v_at,
-                                  dout + (begin * heads + head) * head_dim, heads * head_dim,
-                                  lse + begin * heads + head, delta + begin * heads + head, heads,
-                                  dqkv + q_at, dqkv + k_at, dqkv + v_at, mine);
-                }
-            }
-        }
-    }
+    batch_view b = {offsets, heads, kv_heads, head_dim, qkv, lse, dout, delta, dqkv, work};
+    backward_prepare(&b, offsets[num_sequences], out, delta);
+    int threads = omp_get_max_threads();
+    if (threads > 1 && num_sequences * kv_heads < 2 * threads)
+        backward_by_tile(&b, num_sequences);
+    else
+        backward_by_kv_head(&b, num_sequences);
 }
