@@ -44,7 +44,4 @@ zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *m
 void zs_run_catch_signals(void);
 bool zs_run_stopping(const zs_run *run);
 
-/* Test hook: ZS_TEST_KILL="PLACE:STEP" kills this process with SIGKILL when it gets to PLACE at STEP. */
-void zs_run_test_kill(const char *place, int64_t step);
-
 #endif

@@ -2,6 +2,7 @@
 #include "zerosearch/log.h"
 
 #include <stdarg.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,4 +47,11 @@ void zs_assert_failed(const char *condition, const char *file, int line, const c
             condition, zs_log_rank_number(), zs_log_role(), zs_log_phase(), (long long)zs_log_step());
     fflush(stderr);
     abort();
+}
+
+void zs_test_kill(const char *place, long long number) {
+    const char *wish = getenv("ZS_TEST_KILL");
+    char here[64];
+    snprintf(here, sizeof here, "%s:%lld", place, number);
+    if (wish && !strcmp(wish, here)) raise(SIGKILL);
 }

@@ -302,6 +302,8 @@ zs_status zs_checkpoint_write(MPI_Comm comm, const char *path, const zs_model *l
         zs_extent extents[ZS_ENVELOPE_MAX_ARRAYS];
         if (status == ZS_OK) status = zs_store_finish(aside, arrays, num_arrays, crcs, extents, err);
         if (status == ZS_OK) status = zs_envelope_seal(aside, extents, num_arrays, err);
+        static long long writes;
+        zs_test_kill("checkpoint", ++writes);
         if (status == ZS_OK) status = rename_checkpoint(aside, path, err);
         if (status) unlink(aside);
     }

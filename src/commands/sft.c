@@ -207,7 +207,7 @@ static zs_status tune(tuner *t, int64_t probe_every, zs_error *err) {
         int64_t tokens;
         zs_log_set_phase("update", t->step);
         tune_step(t, &loss, &norm, &rate, &tokens);
-        zs_run_test_kill("sft", t->step);
+        zs_test_kill("sft", t->step);
         seen += tokens;
         mean_loss = isnan(mean_loss) ? loss : 0.95 * mean_loss + 0.05 * loss;
         double now = zs_seconds(), accuracy = NAN;

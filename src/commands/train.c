@@ -286,7 +286,7 @@ static zs_status train_steps(trainer *t, zs_error *err) {
         zs_phase_reset();
         zs_log_set_phase("rollout", t->step);
         one_step(t, &facts);
-        zs_run_test_kill("train", t->step);
+        zs_test_kill("train", t->step);
         broadcast_weights(t);
         facts.seconds = zs_seconds() - started;
         bool last = t->step == t->total;

@@ -31,13 +31,6 @@ bool zs_run_stopping(const zs_run *run) {
     return flag > 0.0;
 }
 
-void zs_run_test_kill(const char *place, int64_t step) {
-    const char *wish = getenv("ZS_TEST_KILL");
-    char here[64];
-    snprintf(here, sizeof here, "%s:%lld", place, (long long)step);
-    if (wish && !strcmp(wish, here)) raise(SIGKILL);
-}
-
 zs_status zs_run_open(zs_run *run, const zs_config *config, zs_comm *comm, bool resume, zs_error *err) {
     *run = (zs_run){.config = config, .comm = comm, .is_root = comm->world.rank == 0};
     const char *folder = zs_config_string(config, "run.folder");
