@@ -115,6 +115,7 @@ void zs_reducer_gather(zs_reducer *reducer, float *params);
  * learner. begin posts, poll moves on, finish completes. When learner and rollout are the same rank there is
  * nothing to do there. Ranks that are neither (pure simulators) take no part. */
 typedef struct zs_weights zs_weights;
+/* Collective on pod; num_params is not read on ranks that take no part. */
 zs_weights *zs_weights_create(const zs_comm *comm, int64_t num_params, int64_t bucket_params);
 void zs_weights_destroy(zs_weights *weights);
 void zs_weights_begin(zs_weights *weights, float *params);

@@ -361,9 +361,9 @@ static zs_status prepare(trainer *t, zs_error *err) {
         t->learner = zs_learner_create(comm, config, t->policy, t->reference ? t->reference->params : NULL,
                                        t->optimizer, zs_config_int(config, "rollout.context_tokens"));
     }
-    if (t->policy)
-        t->weights =
-            zs_weights_create(comm, t->policy->num_params, zs_config_int(config, "learn.bucket_params"));
+    /* collective on the pod: pure simulators, which hold no policy, take part in the making only */
+    t->weights = zs_weights_create(comm, t->policy ? t->policy->num_params : 0,
+                                   zs_config_int(config, "learn.bucket_params"));
     zs_string state = {0};
     status = zs_run_restore(&t->run, t->optimizer, t->policy, &t->step, &state, err);
     if (status == ZS_OK && t->step > 0) {
