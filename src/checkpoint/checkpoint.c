@@ -184,7 +184,11 @@ static zs_status write_array(MPI_Comm comm, hid_t file, const char *path, const 
     MPI_Comm_size(comm, &size);
     if (array->total == 0) return ZS_OK;
     hid_t set = H5Dopen2(file, array->name, H5P_DEFAULT), transfer = H5Pcreate(H5P_DATASET_XFER);
+    /* A collective write to HDF5, one call of each rank below it: the stripes are large and whole, so
+     * MPI-IO's own regrouping has nothing to give, and on a full disk Open MPI's leaves ranks waiting for
+     * ever. */
     H5Pset_dxpl_mpio(transfer, H5FD_MPIO_COLLECTIVE);
+    H5Pset_dxpl_mpio_collective_opt(transfer, H5FD_MPIO_INDIVIDUAL_IO);
     zs_status status = agree(comm, set >= 0 ? ZS_OK : zs_store_fail(path, "cannot be opened", err), err);
     float *stripe = ZS_NEW(float, min64(STRIPE, array->total));
     requests requests = {0};
@@ -247,22 +251,19 @@ static zs_status rename_checkpoint(const char *aside, const char *path, zs_error
     return ZS_OK;
 }
 
-static int64_t expected_bytes(const zs_checkpoint_array *arrays, int num_arrays, const char *state_json) {
-    int64_t bytes = (1 << 20) + (int64_t)strlen(state_json);
-    for (int i = 0; i < num_arrays; i++)
-        bytes += arrays[i].total * 4 + zs_crc_blocks(arrays[i].total) * 4;
-    return bytes;
-}
-
 /* Rank 0's part before the parallel write. The room is asked for before HDF5 begins, since an HDF5 file whose
- * close fails cannot be got rid of in this process. */
+ * close fails cannot be got rid of in this process: the library trips over it when MPI ends. */
 static zs_status prepare(const char *aside, const zs_model *layout, const zs_checkpoint_array *arrays,
                          int num_arrays, const char *state_json, zs_error *err) {
+    int64_t data = 0, metadata = (1 << 20) + (int64_t)strlen(state_json);
+    for (int i = 0; i < num_arrays; i++) {
+        data += arrays[i].total * (int64_t)sizeof(float);
+        metadata += zs_crc_blocks(arrays[i].total) * (int64_t)sizeof(uint32_t) + 4096;
+    }
     unlink(aside);
-    int64_t bytes = expected_bytes(arrays, num_arrays, state_json);
-    zs_status status = zs_envelope_reserve(aside, bytes, err);
+    zs_status status = zs_envelope_reserve(aside, data + metadata, metadata, err);
     if (status == ZS_OK) status = zs_store_create(aside, layout, arrays, num_arrays, state_json, err);
-    if (status == ZS_OK) status = zs_envelope_reserve(aside, 0, err);
+    if (status == ZS_OK) status = zs_envelope_reserve(aside, 0, 0, err);
     return status;
 }
 

@@ -13,14 +13,25 @@
 
 #define CRC_AT (ZS_ENVELOPE_BYTES - 8) /* the envelope's own CRC: 8 hexadecimal digits at its end */
 
-zs_status zs_envelope_reserve(const char *path, int64_t bytes, zs_error *err) {
+/* Where the file system cannot reserve: the length is tried, and the part that HDF5's metadata will need is
+ * written. A disk that fills up during the arrays is still an error, only a later one. */
+static int try_room(int fd, int64_t bytes, int64_t metadata) {
+    int fault = ftruncate(fd, bytes) == 0 ? 0 : errno;
+    char zeros[4096] = {0};
+    for (int64_t at = 0; fault == 0 && at < metadata; at += (int64_t)sizeof zeros)
+        if (pwrite(fd, zeros, sizeof zeros, at) != (ssize_t)sizeof zeros) fault = errno ? errno : ENOSPC;
+    if (fault == 0 && fsync(fd) != 0) fault = errno;
+    return fault;
+}
+
+zs_status zs_envelope_reserve(const char *path, int64_t bytes, int64_t metadata, zs_error *err) {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) return zs_fail(err, ZS_FAILED, "%s: %s", path, strerror(errno));
     struct stat info;
     if (bytes == 0 && fstat(fd, &info) == 0) bytes = info.st_size;
     int fault = fallocate(fd, 0, 0, bytes) == 0 ? 0 : errno;
+    if (fault == EOPNOTSUPP || fault == ENOSYS) fault = try_room(fd, bytes, metadata);
     close(fd);
-    if (fault == EOPNOTSUPP || fault == ENOSYS) return ZS_OK; /* the write itself will tell */
     if (fault)
         return zs_fail(err, ZS_FAILED, "%s: no room for %lld bytes: %s", path, (long long)bytes,
                        strerror(fault));

@@ -19,8 +19,9 @@ typedef struct zs_extent { /* where an array's data stands in the file */
 } zs_extent;
 
 /* Makes the file's blocks exist, `bytes` in all (0: its present length; creates the file when it is not
- * there), so that a full disk shows here and not in the middle of a parallel write. */
-zs_status zs_envelope_reserve(const char *path, int64_t bytes, zs_error *err);
+ * there), so that a full disk shows here and not in the middle of a parallel write. `metadata`: how many of
+ * them are no array data. */
+zs_status zs_envelope_reserve(const char *path, int64_t bytes, int64_t metadata, zs_error *err);
 
 /* Writes the envelope and flushes the file. */
 zs_status zs_envelope_seal(const char *path, const zs_extent *extents, int count, zs_error *err);
