@@ -6,6 +6,7 @@
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
@@ -17,6 +18,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -171,6 +174,45 @@ static void flip(const char *path, int64_t at) {
     MPI_Barrier(world);
 }
 
+/* --- a disk that fills up late ----------------------------------------------------------------------------
+ * These stand in for the C library's functions, in MPI and HDF5 too: while a limit is set the file system
+ * cannot reserve room, and nothing can be written beyond the limit. */
+
+static int64_t disk_limit = INT64_MAX;
+static int refused_writes;
+
+static bool disk_full(int64_t end) {
+    if (end <= disk_limit) return false;
+    refused_writes++;
+    errno = ENOSPC;
+    return true;
+}
+
+int fallocate(int fd, int mode, off_t begin, off_t length) {
+    if (disk_limit == INT64_MAX) return (int)syscall(SYS_fallocate, fd, mode, begin, length);
+    errno = EOPNOTSUPP;
+    return -1;
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at) {
+    return disk_full(at + (int64_t)count) ? -1 : syscall(SYS_pwrite64, fd, bytes, count, at);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
+    return pwrite(fd, bytes, count, at);
+}
+
+ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t at) {
+    int64_t end = at;
+    for (int i = 0; i < count; i++)
+        end += (int64_t)parts[i].iov_len;
+    return disk_full(end) ? -1 : syscall(SYS_pwritev, fd, parts, count, at, 0);
+}
+
+ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t at) {
+    return pwritev(fd, parts, count, at);
+}
+
 /* --- tests ------------------------------------------------------------------------------------------------
  */
 
@@ -315,6 +357,30 @@ static void test_disk_full(void **state) {
     expect_whole(in_folder("step-6.h5"), 8, "{}");
 }
 
+/* The arrays' own writes fail, on the ranks whose stripes lie behind the limit. */
+static void test_disk_full_late(void **state) {
+    (void)state;
+    const char *path = in_folder("step-6.h5");
+    for (int64_t limit = 3 << 20; limit < LONG_ARRAY * 4; limit += 6 << 20) {
+        zs_error err = {0};
+        arrays *a = make_arrays(60, true);
+        MPI_Barrier(world);
+        refused_writes = 0;
+        disk_limit = limit;
+        zs_status status = zs_checkpoint_write(world, path, model, a->list, 3, "{}", &err);
+        disk_limit = INT64_MAX;
+        MPI_Allreduce(MPI_IN_PLACE, &refused_writes, 1, MPI_INT, MPI_SUM, world);
+        assert_true(refused_writes > 0);
+        assert_int_equal(status, ZS_FAILED);
+        assert_non_null(strstr(err.text, "step-6.h5"));
+        assert_false(zs_file_exists(in_folder("step-6.h5.tmp")));
+        free_arrays(a);
+        expect_whole(path, 9, "{}");
+    }
+    write_one(path, 10, "{\"again\": 1}");
+    expect_whole(path, 11, "{\"again\": 1}");
+}
+
 static void test_list_and_prune(void **state) {
     (void)state;
     MPI_Barrier(world);
@@ -357,9 +423,10 @@ int main(int argc, char **argv) {
     if (!zs_model_shape("tiny", &config)) return 1;
     model = zs_model_layout(&config);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_inspect),
-        cmocka_unit_test(test_mismatch),   cmocka_unit_test(test_torn),
-        cmocka_unit_test(test_disk_full),  cmocka_unit_test(test_list_and_prune)};
+        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_inspect),
+        cmocka_unit_test(test_mismatch),      cmocka_unit_test(test_torn),
+        cmocka_unit_test(test_disk_full),     cmocka_unit_test(test_disk_full_late),
+        cmocka_unit_test(test_list_and_prune)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     MPI_Barrier(world);
     if (rank == 0) {
