@@ -92,8 +92,8 @@ const void *zs_exchange_take(zs_exchange *exchange, int *from, int64_t *bytes);
 
 /* --- gradient reduction and parameter gathering over the learners
  * -------------------------------------------------- The flat buffer is cut into buckets; each bucket into
- * learners.size blocks; a learner's shard is its block of every bucket. Gradients: MPI_Ireduce_scatter of
- * each bucket as soon as backward is done with it; parameters: MPI_Iallgatherv. */
+ * learners.size blocks; a learner's shard is its block of every bucket. Gradients: each bucket, as soon
+ * as backward is done with it, by MPI_Ialltoallv and a sum in order of rank; parameters: MPI_Iallgatherv. */
 typedef struct zs_reducer zs_reducer;
 typedef struct zs_span {
     int64_t begin, count;

@@ -3,8 +3,11 @@
  * Bucket b is params [b * bucket, min((b + 1) * bucket, total)); it is cut into learners.size blocks as even
  * as can be, block j being learner j's. Backward is done with the buffer from its top down, so buckets are
  * reduced in that order, while backward still runs on those below.
- * The sums arrive in scratch (a shard long, allocated once), since MPI_Ireduce_scatter in place would put
- * them at the start of the bucket; finish copies them to their blocks. A single learner posts nothing. */
+ *
+ * A bucket is reduced by MPI_Ialltoallv (each learner sends every other its block) and a sum here, in order
+ * of rank. MPI_Ireduce_scatter would say the same in one call, but Open MPI reduces the whole bucket to rank
+ * 0 and scatters it, log2(size) times the traffic at that rank; and the order of its sum is each library's
+ * own. A single learner posts nothing. */
 #include "internal.h"
 
 #include "zerosearch/memory.h"
@@ -21,10 +24,13 @@ struct zs_reducer {
     zs_span *spans; /* this learner's blocks, ascending, none empty */
     int num_spans;
 
-    float *scratch;          /* [num_buckets * largest block] or NULL: the sums of my blocks */
-    int64_t largest_block;   /* of a full bucket */
-    MPI_Request *requests;   /* [num_buckets] */
-    int *counts, *starts;    /* [num_buckets * size] for gathering and scattering */
+    float *received;       /* [WINDOW, size, largest_block]: my block from each learner; [own rank] unused */
+    int64_t largest_block; /* of a full bucket */
+    MPI_Request *requests; /* [num_buckets] */
+    int *counts, *starts;  /* [num_buckets, size] of the blocks within their bucket */
+    int *send_counts;      /* [num_buckets, size]: counts, but 0 to myself */
+    int *receive_counts;   /* [num_buckets, size]: my block, but 0 from myself */
+    int *receive_starts;   /* [size]: multiples of largest_block */
     int64_t low, num_posted; /* grads are ready from `low` up; buckets posted, from the top */
     int64_t num_done;        /* buckets completed, from the top */
     float *grads;
@@ -71,17 +77,26 @@ zs_reducer *zs_reducer_create(const zs_comm *comm, int64_t num_params, int64_t b
     if (size == 1) return reducer;
 
     reducer->largest_block = (reducer->bucket_params + size - 1) / size;
-    reducer->scratch = ZS_NEW(float, reducer->num_buckets * reducer->largest_block);
+    reducer->received = ZS_NEW(float, WINDOW *size * reducer->largest_block);
     reducer->requests = ZS_NEW(MPI_Request, reducer->num_buckets);
     reducer->counts = ZS_NEW(int, reducer->num_buckets *size);
     reducer->starts = ZS_NEW(int, reducer->num_buckets *size);
+    reducer->send_counts = ZS_NEW(int, reducer->num_buckets *size);
+    reducer->receive_counts = ZS_NEW(int, reducer->num_buckets *size);
+    reducer->receive_starts = ZS_NEW(int, size);
+    int me = reducer->group.rank;
+    for (int r = 0; r < size; r++)
+        reducer->receive_starts[r] = zs_mpi_count(r * reducer->largest_block);
     for (int64_t b = 0; b < reducer->num_buckets; b++) {
         zs_span bucket = bucket_at(reducer, b);
+        zs_span mine = block_of(bucket, me, size);
         reducer->requests[b] = MPI_REQUEST_NULL;
         for (int r = 0; r < size; r++) {
             zs_span block = block_of(bucket, r, size);
             reducer->counts[b * size + r] = zs_mpi_count(block.count);
             reducer->starts[b * size + r] = zs_mpi_count(block.begin - bucket.begin);
+            reducer->send_counts[b * size + r] = r == me ? 0 : zs_mpi_count(block.count);
+            reducer->receive_counts[b * size + r] = r == me ? 0 : zs_mpi_count(mine.count);
         }
     }
     return reducer;
@@ -91,10 +106,13 @@ void zs_reducer_destroy(zs_reducer *reducer) {
     if (!reducer) return;
     zs_group_free(&reducer->group);
     zs_free(reducer->spans);
-    zs_free(reducer->scratch);
+    zs_free(reducer->received);
     zs_free(reducer->requests);
     zs_free(reducer->counts);
     zs_free(reducer->starts);
+    zs_free(reducer->send_counts);
+    zs_free(reducer->receive_counts);
+    zs_free(reducer->receive_starts);
     zs_free(reducer);
 }
 
@@ -109,11 +127,25 @@ static int64_t nth_from_top(const zs_reducer *reducer, int64_t n) {
     return reducer->num_buckets - 1 - n;
 }
 
+/* The oldest bucket is here: sums my block over the learners, in order of rank, a piece that fits the first
+ * cache at a time. One thread: memory sets the pace, and this runs between the loops of backward. */
 static void complete_oldest(zs_reducer *reducer) {
-    int64_t b = nth_from_top(reducer, reducer->num_done++);
-    zs_span block = block_of(bucket_at(reducer, b), reducer->group.rank, reducer->group.size);
-    memcpy(reducer->grads + block.begin, reducer->scratch + b * reducer->largest_block,
-           (size_t)block.count * sizeof(float));
+    enum { PIECE = 2048 };
+    int64_t n = reducer->num_done++, b = nth_from_top(reducer, n), largest = reducer->largest_block;
+    int size = reducer->group.size, me = reducer->group.rank;
+    zs_span block = block_of(bucket_at(reducer, b), me, size);
+    const float *received = reducer->received + n % WINDOW * size * largest;
+    float *grads = reducer->grads + block.begin;
+    for (int64_t begin = 0; begin < block.count; begin += PIECE) {
+        int64_t count = block.count - begin < PIECE ? block.count - begin : PIECE;
+        float sum[PIECE] = {0};
+        for (int r = 0; r < size; r++) {
+            const float *part = r == me ? grads + begin : received + r * largest + begin;
+            for (int64_t i = 0; i < count; i++)
+                sum[i] += part[i];
+        }
+        memcpy(grads + begin, sum, (size_t)count * sizeof(float));
+    }
 }
 
 /* Tests the buckets in flight, oldest first, and posts those that are ready; waits for none. */
@@ -128,9 +160,11 @@ static void advance(zs_reducer *reducer) {
         int64_t b = nth_from_top(reducer, reducer->num_posted);
         zs_span bucket = bucket_at(reducer, b);
         if (bucket.begin < reducer->low) break;
-        MPI_Ireduce_scatter(reducer->grads + bucket.begin, reducer->scratch + b * reducer->largest_block,
-                            reducer->counts + b * reducer->group.size, MPI_FLOAT, MPI_SUM,
-                            reducer->group.comm, &reducer->requests[b]);
+        int size = reducer->group.size;
+        float *received = reducer->received + reducer->num_posted % WINDOW * size * reducer->largest_block;
+        MPI_Ialltoallv(reducer->grads + bucket.begin, reducer->send_counts + b * size,
+                       reducer->starts + b * size, MPI_FLOAT, received, reducer->receive_counts + b * size,
+                       reducer->receive_starts, MPI_FLOAT, reducer->group.comm, &reducer->requests[b]);
         reducer->num_posted++;
     }
 }
