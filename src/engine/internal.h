@@ -9,13 +9,6 @@
 #pragma GCC optimize("fp-contract=fast") /* gcc -std=c11 leaves fused multiply-add unused otherwise */
 #endif
 
-/* Loops over registers must unroll whole, or the registers become memory. */
-#ifdef __clang__
-#define ZS_UNROLL _Pragma("unroll")
-#else
-#define ZS_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 #include "zerosearch/engine.h"
 
 #include <stdint.h>

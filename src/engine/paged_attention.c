@@ -54,31 +54,36 @@ void zs_paged_store(zs_kv_cache *cache, int64_t layer, int64_t num_segments, con
 static inline __attribute__((always_inline)) void score_blocks(const attention *a, const int nq,
                                                                const int blocks, int64_t first) {
     int64_t head_dim = a->cache->head_dim;
-    const float *keys[4];
+    const float *keys[4], *values[4];
     zs_v16 even[4][QUERIES], odd[4][QUERIES];
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int b = 0; b < blocks; b++) {
-        keys[b] = zs_kv_keys(a->cache, zs_kv_block(a->cache, a->layer, a->kv_head, a->pages, first + b));
-        ZS_UNROLL
+        int64_t start = zs_kv_block(a->cache, a->layer, a->kv_head, a->pages, first + b);
+        keys[b] = zs_kv_keys(a->cache, start);
+        values[b] = zs_kv_values(a->cache, start);
+#pragma GCC unroll 16
         for (int q = 0; q < nq; q++)
             even[b][q] = odd[b][q] = (zs_v16){0};
     }
     for (int64_t d = 0; d < head_dim; d += 2)
-        ZS_UNROLL
-    for (int b = 0; b < blocks; b++) {
-        zs_v16 k0 = *(const zs_v16 *)(keys[b] + d * ZS_LANES);
-        zs_v16 k1 = *(const zs_v16 *)(keys[b] + (d + 1) * ZS_LANES);
-        ZS_UNROLL
-        for (int q = 0; q < nq; q++) {
-            even[b][q] += k0 * a->queries[q * head_dim + d];
-            odd[b][q] += k1 * a->queries[q * head_dim + d + 1];
+#pragma GCC unroll 16
+        for (int b = 0; b < blocks; b++) {
+            zs_v16 k0 = *(const zs_v16 *)(keys[b] + d * ZS_LANES);
+            zs_v16 k1 = *(const zs_v16 *)(keys[b] + (d + 1) * ZS_LANES);
+            /* The values come next and lie elsewhere: have them on their way. */
+            __builtin_prefetch(values[b] + d * ZS_LANES);
+            __builtin_prefetch(values[b] + (d + 1) * ZS_LANES);
+#pragma GCC unroll 16
+            for (int q = 0; q < nq; q++) {
+                even[b][q] += k0 * a->queries[q * head_dim + d];
+                odd[b][q] += k1 * a->queries[q * head_dim + d + 1];
+            }
         }
-    }
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int b = 0; b < blocks; b++)
-        ZS_UNROLL
-    for (int q = 0; q < nq; q++)
-        *(zs_v16 *)(a->scores + q * a->score_stride + (first + b) * ZS_LANES) = even[b][q] + odd[b][q];
+#pragma GCC unroll 16
+        for (int q = 0; q < nq; q++)
+            *(zs_v16 *)(a->scores + q * a->score_stride + (first + b) * ZS_LANES) = even[b][q] + odd[b][q];
 }
 
 /* Masks what a query does not see, then exponentials in place; returns 1 / their sum. */
@@ -102,11 +107,11 @@ static float softmax_row(float *scores, int64_t length, int64_t padded) {
 static inline __attribute__((always_inline)) void
 mix_values(const attention *a, const int nq, const int vectors, int64_t offset, const float *inverse) {
     zs_v16 even[QUERIES][2], odd[QUERIES][2];
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int q = 0; q < nq; q++)
-        ZS_UNROLL
-    for (int v = 0; v < vectors; v++)
-        even[q][v] = odd[q][v] = (zs_v16){0};
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++)
+            even[q][v] = odd[q][v] = (zs_v16){0};
     int64_t stride = a->cache->padded_dim;
     for (int64_t begin = 0; begin < a->length; begin += ZS_LANES) {
         int64_t start = zs_kv_block(a->cache, a->layer, a->kv_head, a->pages, begin / ZS_LANES);
@@ -114,33 +119,34 @@ mix_values(const attention *a, const int nq, const int vectors, int64_t offset, 
         int64_t slots = a->length - begin < ZS_LANES ? a->length - begin : ZS_LANES;
         int64_t j = 0;
         for (; j + 2 <= slots; j += 2)
-            ZS_UNROLL
-        for (int v = 0; v < vectors; v++) {
-            zs_v16 v0 = *(const zs_v16 *)(values + j * stride + v * ZS_LANES);
-            zs_v16 v1 = *(const zs_v16 *)(values + (j + 1) * stride + v * ZS_LANES);
-            ZS_UNROLL
-            for (int q = 0; q < nq; q++) {
-                even[q][v] += v0 * a->scores[q * a->score_stride + begin + j];
-                odd[q][v] += v1 * a->scores[q * a->score_stride + begin + j + 1];
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; v++) {
+                zs_v16 v0 = *(const zs_v16 *)(values + j * stride + v * ZS_LANES);
+                zs_v16 v1 = *(const zs_v16 *)(values + (j + 1) * stride + v * ZS_LANES);
+#pragma GCC unroll 16
+                for (int q = 0; q < nq; q++) {
+                    even[q][v] += v0 * a->scores[q * a->score_stride + begin + j];
+                    odd[q][v] += v1 * a->scores[q * a->score_stride + begin + j + 1];
+                }
             }
-        }
-        if (j < slots) ZS_UNROLL
-        for (int v = 0; v < vectors; v++) {
-            zs_v16 v0 = *(const zs_v16 *)(values + j * stride + v * ZS_LANES);
-            ZS_UNROLL
-            for (int q = 0; q < nq; q++)
-                even[q][v] += v0 * a->scores[q * a->score_stride + begin + j];
-        }
+        if (j < slots)
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; v++) {
+                zs_v16 v0 = *(const zs_v16 *)(values + j * stride + v * ZS_LANES);
+#pragma GCC unroll 16
+                for (int q = 0; q < nq; q++)
+                    even[q][v] += v0 * a->scores[q * a->score_stride + begin + j];
+            }
     }
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int q = 0; q < nq; q++)
-        ZS_UNROLL
-    for (int v = 0; v < vectors; v++) {
-        zs_v16 sum = (even[q][v] + odd[q][v]) * inverse[q];
-        int64_t left = a->cache->head_dim - offset - v * ZS_LANES;
-        memcpy(a->out[q] + offset + v * ZS_LANES, &sum,
-               (size_t)(left < ZS_LANES ? left : ZS_LANES) * sizeof(float));
-    }
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++) {
+            zs_v16 sum = (even[q][v] + odd[q][v]) * inverse[q];
+            int64_t left = a->cache->head_dim - offset - v * ZS_LANES;
+            memcpy(a->out[q] + offset + v * ZS_LANES, &sum,
+                   (size_t)(left < ZS_LANES ? left : ZS_LANES) * sizeof(float));
+        }
 }
 
 static inline __attribute__((always_inline)) void attend(const attention *a, const int nq,
@@ -151,7 +157,7 @@ static inline __attribute__((always_inline)) void attend(const attention *a, con
     for (; b < blocks; b++)
         score_blocks(a, nq, 1, b);
     float inverse[QUERIES];
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int q = 0; q < nq; q++)
         inverse[q] = softmax_row(a->scores + q * a->score_stride, a->lengths[q], blocks * ZS_LANES);
     int64_t d = 0;
@@ -169,7 +175,7 @@ static void attend_segment(attention *a, const zs_segment *segment, int64_t head
     a->pages = segment->pages;
     for (int64_t begin = 0; begin < total; begin += QUERIES) {
         int nq = (int)(total - begin < QUERIES ? total - begin : QUERIES);
-        ZS_UNROLL
+#pragma GCC unroll 16
         for (int q = 0; q < nq; q++) {
             int64_t token = (begin + q) / group, head = a->kv_head * group + (begin + q) % group;
             const float *query = qkv + (segment->row + token) * qkv_stride + head * head_dim;

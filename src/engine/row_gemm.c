@@ -29,13 +29,13 @@ static inline zs_v16 fold2(zs_v16 a, zs_v16 b) {
 
 /* Element i of the result is the sum of the lanes of s[i]. */
 static inline zs_v16 fold_all(zs_v16 *s) {
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i++)
         s[i] = fold16(s[2 * i], s[2 * i + 1]);
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int i = 0; i < 4; i++)
         s[i] = fold8(s[2 * i], s[2 * i + 1]);
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int i = 0; i < 2; i++)
         s[i] = fold4(s[2 * i], s[2 * i + 1]);
     return fold2(s[0], s[1]);
@@ -49,26 +49,26 @@ static inline __attribute__((always_inline)) void tile(const int nx, int used_x,
     const int nw = SUMS / nx;
     const float *x_rows[4], *w_rows[SUMS];
     zs_v16 sum[SUMS];
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int i = 0; i < nx; i++)
         x_rows[i] = x + (i < used_x ? i : used_x - 1) * k;
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int j = 0; j < nw; j++)
         w_rows[j] = w + (j < used_w ? j : used_w - 1) * k;
-    ZS_UNROLL
+#pragma GCC unroll 16
     for (int i = 0; i < SUMS; i++)
         sum[i] = (zs_v16){0};
     int64_t p = 0;
     for (; p + ZS_LANES <= k; p += ZS_LANES) {
         zs_v16 xv[4];
-        ZS_UNROLL
+#pragma GCC unroll 16
         for (int i = 0; i < nx; i++)
             memcpy(&xv[i], x_rows[i] + p, sizeof xv[i]);
-        ZS_UNROLL
+#pragma GCC unroll 16
         for (int j = 0; j < nw; j++) {
             zs_v16 wv;
             memcpy(&wv, w_rows[j] + p, sizeof wv);
-            ZS_UNROLL
+#pragma GCC unroll 16
             for (int i = 0; i < nx; i++)
                 sum[i * nw + j] += xv[i] * wv;
         }
