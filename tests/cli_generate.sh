@@ -1,0 +1,84 @@
+#!/bin/bash
+# generate and bench as a user calls them. What the engine computes is test_engine's part.
+# shellcheck disable=SC2016
+T=$(mktemp -d)
+trap 'rm -rf "$T"' EXIT
+export OMP_NUM_THREADS=1
+check() { # NAME CONDITION...
+    local name=$1
+    shift
+    if "$@"; then echo "ok $name"; else echo "not ok $name"; fi
+}
+
+# A byte-level tokenizer of the 256 bytes and a few merges, trained here; a random model over it.
+for i in 1 2 3 4 5 6 7 8; do
+    echo '{"text":"the answer is the north, the search is the other: über alles grün und schön"}'
+done >"$T/text.jsonl"
+"$ZS" tokenize --train "$T/text.jsonl" --vocab 300 --out "$T/tokenizer.json" >/dev/null 2>"$T/err" || {
+    echo "not ok tokenize --train"
+    cat "$T/err"
+    exit 1
+}
+"$ZS" init --shape tiny --tokenizer "$T/tokenizer.json" --seed 3 --out "$T/model" >/dev/null 2>"$T/err" || {
+    echo "not ok init"
+    cat "$T/err"
+    exit 1
+}
+generate() { "$ZS" generate --model "$T/model" --prompt "the answer" "$@" >"$T/out" 2>"$T/err"; }
+refused() { # EXIT WORD OPTIONS...: one message that has the word
+    local code=$1 word=$2
+    shift 2
+    generate "$@"
+    [ $? -eq "$code" ] && [ ! -s "$T/out" ] && [ "$(grep -c '^error' "$T/err")" -eq 1 ] && grep -q -- "$word" "$T/err"
+}
+
+generate --max-tokens 40 --seed 5 && cp "$T/out" "$T/first"
+check "a completion is printed" [ "$(wc -c <"$T/first")" -gt 20 ]
+generate --max-tokens 40 --seed 5
+check "the same seed gives the same text" cmp -s "$T/out" "$T/first"
+generate --max-tokens 40 --seed 6
+check "another seed gives another text" [ "$(cmp -s "$T/out" "$T/first"; echo $?)" -eq 1 ]
+generate --max-tokens 12 --seed 5
+check "fewer tokens give its beginning" [ "$(head -c 8 "$T/out")" = "$(head -c 8 "$T/first")" ]
+OMP_NUM_THREADS=2 generate --max-tokens 40 --seed 5
+check "threads do not change the text" cmp -s "$T/out" "$T/first"
+generate --max-tokens 30 --temperature 0 && cp "$T/out" "$T/greedy"
+generate --max-tokens 30 --top-k 1 --seed 9
+check "top-k 1 is greedy" cmp -s "$T/out" "$T/greedy"
+generate --max-tokens 30 --top-p 1e-9 --seed 9
+check "a tiny top-p is greedy" cmp -s "$T/out" "$T/greedy"
+check "under mpirun the text comes once" [ "$($ZS_MPIRUN -n 2 "$ZS" generate --model "$T/model" --prompt "the answer" \
+    --max-tokens 40 --seed 5 2>/dev/null | cmp - "$T/first" && echo same)" = same ]
+
+# Stop at a byte string of the text itself: what is printed ends with the token that completes it.
+stop=$(LC_ALL=C tr -d '\n' <"$T/first" | LC_ALL=C grep -ao '[a-z][a-z]' | tail -1)
+generate --max-tokens 40 --seed 5 --stop "$stop"
+check "--stop ends the text" [ "$(LC_ALL=C grep -ac -- "$stop" "$T/out")" -ge 1 -a "$(wc -c <"$T/out")" -le "$(wc -c <"$T/first")" ]
+
+check "max-tokens 0" refused 2 max-tokens --max-tokens 0
+check "a negative temperature" refused 2 temperature --temperature -1
+check "top-p above 1" refused 2 top-p --top-p 1.5
+check "an unknown option" refused 2 nosuch --nosuch 1
+check "no such model" refused 1 "$T/none" --model "$T/none"
+check "a prompt longer than the context" refused 1 tokens --prompt "$(printf 'xyz %.0s' {1..2000})"
+check "a tokenizer beyond the model's vocabulary" bash -c '
+    sed -E "s/\"vocab_size\": *[0-9]+/\"vocab_size\": 90/" "$1/model/config.json" >"$1/config.json"
+    mkdir "$1/small" && cp "$1/model/"* "$1/small" && cp "$1/config.json" "$1/small"
+    "$0" generate --model "$1/small" --prompt "the answer" >"$1/out" 2>"$1/err"
+    [ $? -eq 1 ] && [ "$(grep -c "^error" "$1/err")" -eq 1 ]' "$ZS" "$T"
+
+"$ZS" bench gemm,train,prefill,decode --shape tiny --batch 1,3 --seq 24 --prompt 20 --new 6 --json >"$T/out" 2>"$T/err"
+check "bench runs" [ $? -eq 0 ]
+check "bench prints a JSON object a line" python3 -c '
+import json, sys
+lines = [json.loads(l) for l in open(sys.argv[1])]
+names = [l["bench"] for l in lines]
+assert names[0] == "machine" and names.count("train") == 2 and names.count("decode") == 2, names
+assert all(l.get("tokens_per_s", 1) > 0 and l.get("gflops", 1) > 0 for l in lines)' "$T/out"
+$ZS_MPIRUN -n 2 "$ZS" bench exchange,allreduce,broadcast,checkpoint --shape tiny --folder "$T" >"$T/out" 2>"$T/err"
+check "bench of two ranks" [ $? -eq 0 -a "$(wc -l <"$T/out")" -eq 6 ]
+check "bench leaves nothing behind" [ -z "$(ls "$T" | grep zerosearch-bench)" ]
+"$ZS" bench nosuch >"$T/out" 2>"$T/err"
+check "an unknown part" [ $? -eq 2 -a "$(grep -c '^error' "$T/err")" -eq 1 ]
+"$ZS" bench decode --batch 1,x >"$T/out" 2>"$T/err"
+check "a batch that is no number" [ $? -eq 2 -a "$(grep -c '^error' "$T/err")" -eq 1 ]
