@@ -43,7 +43,9 @@ static double exchange_seconds(const zs_bench *bench, const char *message, int64
             zs_exchange_put(exchange, to, message, bytes);
         zs_exchange_begin(exchange, 1);
         zs_exchange_finish(exchange);
-        while (zs_exchange_take(exchange, NULL, NULL))
+        int from;
+        int64_t length;
+        while (zs_exchange_take(exchange, &from, &length))
             ;
         double seconds = slowest(bench, zs_seconds() - start);
         best = seconds < best ? seconds : best;
