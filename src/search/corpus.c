@@ -342,13 +342,13 @@ static int64_t passages_with(zs_corpus *corpus, const char *word) {
  * The time of a query is that of scoring, and common words hardly move the order. Small corpora never reach
  * the bound. With it scaled down to 2000 of the 7894 passages of HotpotQA and MuSiQue, recall at 3 and 10
  * moved by less than a point either way. */
-static void choose_words(zs_corpus *corpus, char *const *words, int count, bool *chosen) {
+static void choose_words(zs_corpus *corpus, char *const *words, int count, bool chosen[MAX_QUERY_WORDS]) {
     int64_t passages[MAX_QUERY_WORDS], scored = 0;
     for (int w = 0; w < count; w++)
         passages[w] = chosen[w] ? passages_with(corpus, words[w]) : 0;
     bool open[MAX_QUERY_WORDS];
-    memcpy(open, chosen, (size_t)count * sizeof *open);
-    memset(chosen, 0, (size_t)count * sizeof *chosen);
+    memcpy(open, chosen, sizeof open);
+    memset(chosen, 0, sizeof open);
     for (int taken = 0; taken < count; taken++) {
         int rarest = -1;
         for (int w = 0; w < count; w++)
@@ -365,7 +365,7 @@ static void choose_words(zs_corpus *corpus, char *const *words, int count, bool 
  * when there is nothing else ("The Who"). False: no word at all. */
 static bool match_expression(zs_corpus *corpus, const char *query, zs_string *out) {
     char *words[MAX_QUERY_WORDS];
-    bool chosen[MAX_QUERY_WORDS], telling = false;
+    bool chosen[MAX_QUERY_WORDS] = {false}, telling = false;
     int count = query_words(query, words);
     for (int w = 0; w < count; w++)
         telling = telling || !is_stop_word(words[w]);
