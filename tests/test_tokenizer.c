@@ -5,6 +5,7 @@
 #include "zerosearch/tokenizer.h"
 
 #include <jansson.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -214,6 +215,51 @@ static void test_long_words(void **state) {
     zs_ids_free(&ids);
     zs_string_free(&text);
     zs_string_free(&back);
+    zs_tokenizer_destroy(tokenizer);
+}
+
+/* Several threads with one tokenizer get what one thread gets. */
+typedef struct share {
+    const zs_tokenizer *tokenizer;
+    const zs_string *text;
+    zs_ids ids;
+} share;
+
+static void *encode_share(void *context) {
+    share *mine = context;
+    for (int64_t at = 0; at < mine->text->length; at += 50) {
+        int64_t left = mine->text->length - at;
+        zs_tokenizer_encode(mine->tokenizer, mine->text->data + at, left < 50 ? left : 50, &mine->ids);
+    }
+    return NULL;
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    enum { THREADS = 4 };
+    zs_tokenizer *tokenizer = train_small(320, NULL);
+    zs_rng rng = zs_rng_make(8, ZS_STREAM_TEST, 0, 0, 0);
+    zs_string text = {0}, part = {0};
+    for (int i = 0; i < 3000; i++) {
+        random_bytes(&rng, &part);
+        zs_string_append(&text, part.data, part.length);
+    }
+    share alone = {.tokenizer = tokenizer, .text = &text}, shares[THREADS];
+    encode_share(&alone);
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        shares[i] = (share){.tokenizer = tokenizer, .text = &text};
+        assert_int_equal(pthread_create(&threads[i], NULL, encode_share, &shares[i]), 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(shares[i].ids.length, alone.ids.length);
+        assert_memory_equal(shares[i].ids.data, alone.ids.data, (size_t)alone.ids.length * sizeof(int32_t));
+        zs_ids_free(&shares[i].ids);
+    }
+    zs_ids_free(&alone.ids);
+    zs_string_free(&text);
+    zs_string_free(&part);
     zs_tokenizer_destroy(tokenizer);
 }
 
@@ -488,6 +534,7 @@ int main(void) {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_round_trip_llama3),
         cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_threads),
         cmocka_unit_test(test_special_after_space),
         cmocka_unit_test(test_merge_order),
         cmocka_unit_test(test_training_is_reproducible),
