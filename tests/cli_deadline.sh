@@ -29,6 +29,12 @@ grep -q "rank 2 (learner) waited 0.5 s in phase generate, step 12, for the searc
 check deadline_learner_says_who $?
 [ "$(lines ' waited ')" -eq 2 ]; check deadline_one_line_a_rank $?
 
+end 4 pod
+[ "$code" -ne 0 ] && [ "$code" -ne 124 ] && [ "$code" -ne 137 ] && [ "$(lines ' waited ')" -eq 1 ]
+check deadline_in_a_pod $?
+grep -q "rank 3 (rollout) waited 0.5 s in phase generate, step 1, for documents from simulators {2}" "$words"
+check deadline_names_ranks_of_the_world $?
+
 end 4 weights
 [ "$code" -ne 0 ] && [ "$code" -ne 124 ] && [ "$code" -ne 137 ]; check deadline_weights_end_the_job $?
 grep -q "rank 1 (rollout) waited 0.5 s in phase broadcast, step 3, for weights from learner {3}" "$words"

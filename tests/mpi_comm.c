@@ -143,6 +143,9 @@ static void test_agree(void **state) {
         assert_int_equal(zs_comm_agree(&comm, &comm.pod, status, &err),
                          comm.pod_index == 1 ? ZS_FAILED : ZS_OK);
         if (comm.pod_index == 1) assert_string_equal(err.text, "rank 3: torn");
+        status = comm.pod_index == 1 ? ZS_FAILED : ZS_OK; /* the pod tells the world: no second context */
+        assert_int_equal(zs_comm_agree(&comm, &comm.world, status, &err), ZS_FAILED);
+        assert_string_equal(err.text, "rank 3: torn");
     }
     zs_group outside = {MPI_COMM_NULL, -1, 0};
     assert_int_equal(zs_comm_agree(&comm, &outside, ZS_FAILED, &err), ZS_FAILED);

@@ -2,7 +2,8 @@
 /* Waits that end. Without arguments: a late rank is waited for, and nothing happens. With one, the ways in
  * which a job ends early; tests/cli_deadline.sh reads what they print:
  *   expire   rank 0 never comes to the search exchange, whose deadline is half a second
- *   weights  the same in the weight broadcast
+ *   pod      on 4 ranks: rank 2 never comes to the exchange of its pod, the second
+ *   weights  the learner never comes to the weight broadcast
  *   shared   all ranks agree on rank 1's fault, and all abort
  *   local    rank 1 aborts alone while the others wait for it
  *   killed   rank 1 is killed while the others wait for it */
@@ -31,6 +32,18 @@ static void expire_exchange(void) {
     if (comm.world.rank == 0) sleep(100);
     zs_exchange_begin(exchange, 0);
     zs_exchange_finish(exchange);
+}
+
+static void expire_in_pod(void) {
+    zs_error err = {0};
+    if (zs_comm_divide(&comm, ZS_LAYOUT_AUTO, 1, 1, 1, 2, true, &err) != ZS_OK) return;
+    zs_exchange *exchange = zs_exchange_create(&comm);
+    zs_log_set_phase("generate", 1);
+    comm.deadline = 0.5;
+    if (comm.world.rank == 2) sleep(100);
+    zs_exchange_begin(exchange, 0);
+    zs_exchange_finish(exchange);
+    if (comm.pod_index == 0) sleep(100); /* that pod was served; it ends with the job */
 }
 
 static void expire_weights(void) {
@@ -73,11 +86,8 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(void);
-    } ends[] = {{"expire", expire_exchange},
-                {"weights", expire_weights},
-                {"shared", abort_shared},
-                {"local", abort_local},
-                {"killed", be_killed}};
+    } ends[] = {{"expire", expire_exchange}, {"pod", expire_in_pod}, {"weights", expire_weights},
+                {"shared", abort_shared},    {"local", abort_local}, {"killed", be_killed}};
     comm.deadline = 120;
     if (argc < 2) be_late();
     for (size_t i = 0; argc > 1 && i < sizeof ends / sizeof ends[0]; i++)

@@ -270,8 +270,10 @@ zs_status zs_comm_divide(zs_comm *comm, zs_layout layout, int simulators, int ro
 
 zs_status zs_comm_agree(const zs_comm *comm, const zs_group *group, zs_status status, zs_error *err) {
     if (group->comm == MPI_COMM_NULL) return status;
+    const char *text = err && err->text[0] ? err->text : "failed without saying why";
+    char what[300] = "all ranks, to agree on success";
+    if (status != ZS_OK) snprintf(what, sizeof what, "all ranks, to tell them: %.200s", text);
     int mine = status == ZS_OK ? group->size : group->rank, first = mine;
-    const char *what = "all ranks, to agree on success";
     MPI_Request request;
     MPI_Iallreduce(&mine, &first, 1, MPI_INT, MPI_MIN, group->comm, &request);
     zs_comm_wait(comm, &request, what);
@@ -279,8 +281,8 @@ zs_status zs_comm_agree(const zs_comm *comm, const zs_group *group, zs_status st
 
     zs_error shared = {status, ""};
     if (first == group->rank) {
-        const char *text = err && err->text[0] ? err->text : "failed without saying why";
-        if (comm->world.rank == 0)
+        bool has_rank = strcmp(text, agreed_text) == 0; /* agreed on before, in a smaller group */
+        if (comm->world.rank == 0 || has_rank)
             snprintf(shared.text, sizeof shared.text, "%s", text);
         else
             zs_fail(&shared, status, "rank %d: %s", comm->world.rank, text);
