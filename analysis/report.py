@@ -305,7 +305,9 @@ def headline(metrics, tables):
         steps, em = series(metrics, "eval", "em")
         if em:
             rows = [("", em[0], em[-1])]
-            where = f"exact match with the engine, step {steps[0]} \u2192 step {steps[-1]}"
+            _, questions = series(metrics, "eval", "questions")
+            count = f" on {questions[-1]:.0f} questions" if questions else ""
+            where = f"exact match with the engine{count}, step {steps[0]} \u2192 step {steps[-1]}"
     if not rows:
         steps, reward = series(metrics, "reward_mean")
         if not reward:

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <utf8proc.h>
 
 static const zs_option options[] = {
     {"tokenizer", "DIR_OR_FILE", "a tokenizer.json or a folder that holds one"},
@@ -50,21 +49,6 @@ static zs_status encode_line(const zs_tokenizer *tokenizer, const json_t *object
     return write_ids(tokenizer, json_string_value(text), (int64_t)json_string_length(text), ids, out, err);
 }
 
-/* JSON cannot hold invalid UTF-8: each byte that belongs to no character becomes U+FFFD. */
-static void replace_invalid(const zs_string *text, zs_string *out) {
-    zs_string_clear(out);
-    for (int64_t at = 0; at < text->length;) {
-        utf8proc_int32_t codepoint;
-        utf8proc_ssize_t n =
-            utf8proc_iterate((const utf8proc_uint8_t *)text->data + at, text->length - at, &codepoint);
-        if (n > 0)
-            zs_string_append(out, text->data + at, n);
-        else
-            zs_string_puts(out, "\xEF\xBF\xBD");
-        at += n > 0 ? n : 1;
-    }
-}
-
 static zs_status decode_line(const zs_tokenizer *tokenizer, const json_t *object, int64_t line, bool raw,
                              zs_string *bytes, zs_string *out, zs_error *err) {
     const json_t *ids = json_object_get(object, "ids"), *item;
@@ -79,7 +63,8 @@ static zs_status decode_line(const zs_tokenizer *tokenizer, const json_t *object
         zs_tokenizer_decode(tokenizer, &(int32_t){(int32_t)id}, 1, bytes);
     }
     if (raw) return write_out(bytes->data, bytes->length, err);
-    replace_invalid(bytes, out);
+    zs_string_clear(out); /* JSON cannot hold invalid UTF-8: each stray byte becomes U+FFFD */
+    zs_utf8_clean(bytes->data, bytes->length, out);
     json_t *answer = json_pack("{s:s%}", "text", out->data ? out->data : "", (size_t)out->length);
     char *text = json_dumps(answer, JSON_COMPACT);
     zs_string_clear(out);

@@ -137,7 +137,15 @@ void zs_bpe_word(zs_encoder *encoder, const char *bytes, int64_t length);
 
 /* tokenizer_json.c. Takes a reference of its own; name: for messages. */
 zs_status zs_tokenizer_from_json(json_t *document, const char *name, zs_tokenizer **out, zs_error *err);
-/* The byte-level alphabet: bytes as printable characters (GPT-2). */
+
+/* byte_level.c: the alphabet as two tables, byte to character and back (-1: no byte). */
+void zs_byte_level_fill(int32_t character[256], int16_t byte_of[512]);
+/* Appends the bytes in the alphabet. */
 void zs_byte_level_write(const char *bytes, int64_t length, zs_string *out);
+/* Replaces out by the bytes that `text` stands for; false when it is not written in the alphabet. */
+bool zs_byte_level_read(const int16_t byte_of[512], const char *text, int64_t length, zs_string *out);
+
+/* tokenizer_save.c */
+bool zs_ends_with(const char *text, const char *end);
 
 #endif

@@ -1,4 +1,4 @@
-/* Hugging Face tokenizer.json, read and written.
+/* Hugging Face tokenizer.json, read; tokenizer_save.c writes it.
  *
  * Every field that changes the ids is either understood or refused by name; the rest is kept for saving.
  * Kinds: byte-level BPE. SentencePiece-style BPE (byte_fallback, Metaspace) belongs in check_model and
@@ -15,46 +15,6 @@
 
 static const char gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
-/* --- the byte-level alphabet: printable bytes stand for themselves, the others for U+0100 on --- */
-
-static bool is_printable(int byte) {
-    return (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-}
-
-static void fill_alphabet(int32_t character[256], int16_t byte_of[512]) {
-    for (int i = 0; i < 512; i++)
-        byte_of[i] = -1;
-    for (int byte = 0, next = 256; byte < 256; byte++) {
-        character[byte] = is_printable(byte) ? byte : next++;
-        byte_of[character[byte]] = (int16_t)byte;
-    }
-}
-
-void zs_byte_level_write(const char *bytes, int64_t length, zs_string *out) {
-    int32_t character[256];
-    int16_t byte_of[512];
-    fill_alphabet(character, byte_of);
-    for (int64_t i = 0; i < length; i++) {
-        utf8proc_uint8_t encoded[4];
-        utf8proc_ssize_t n = utf8proc_encode_char(character[(unsigned char)bytes[i]], encoded);
-        zs_string_append(out, (const char *)encoded, n);
-    }
-}
-
-/* Replaces out by the bytes that `text` stands for; false when it is not written in the alphabet. */
-static bool byte_level_read(const int16_t byte_of[512], const char *text, int64_t length, zs_string *out) {
-    zs_string_clear(out);
-    for (int64_t at = 0; at < length;) {
-        utf8proc_int32_t c;
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text + at, length - at, &c);
-        if (n <= 0 || c < 0 || c >= 512 || byte_of[c] < 0) return false;
-        char byte = (char)byte_of[c];
-        zs_string_append(out, &byte, 1);
-        at += n;
-    }
-    return true;
-}
 
 /* --- small readers --- */
 
@@ -312,7 +272,7 @@ static zs_status read_vocab(zs_tokenizer *tokenizer, const json_t *vocab, const 
         int32_t id = (int32_t)json_integer_value(value);
         int64_t length = (int64_t)strlen(key);
         /* an entry outside the alphabet is its own text and is reached by no merge */
-        if (length > 0 && byte_level_read(byte_of, key, length, &bytes)) {
+        if (length > 0 && zs_byte_level_read(byte_of, key, length, &bytes)) {
             status =
                 add_piece(tokenizer, id, ZS_PIECE_BYTES, bytes.data, bytes.length, name, "model.vocab", err);
             if (!status) zs_word_insert(tokenizer, id);
@@ -369,7 +329,8 @@ static zs_status read_merges(zs_tokenizer *tokenizer, const json_t *merges, cons
             break;
         }
         int32_t ids[3] = {-1, -1, -1};
-        if (byte_level_read(byte_of, a, a_length, &left) && byte_level_read(byte_of, b, b_length, &right)) {
+        if (zs_byte_level_read(byte_of, a, a_length, &left) &&
+            zs_byte_level_read(byte_of, b, b_length, &right)) {
             ids[0] = zs_word_find(tokenizer, left.data, left.length);
             ids[1] = zs_word_find(tokenizer, right.data, right.length);
             zs_string_append(&left, right.data, right.length);
@@ -441,7 +402,7 @@ static zs_status build(zs_tokenizer *tokenizer, json_t *document, const char *na
     if (!json_is_object(document)) return FAIL("%s: expected a JSON object", name);
     int32_t character[256];
     int16_t byte_of[512];
-    fill_alphabet(character, byte_of);
+    zs_byte_level_fill(character, byte_of);
     status = check_model(tokenizer, model, name, err);
     if (!status) status = read_normalizer(tokenizer, json_object_get(document, "normalizer"), name, err);
     if (!status) status = read_stages(tokenizer, json_object_get(document, "pre_tokenizer"), name, err);
@@ -478,16 +439,11 @@ zs_status zs_tokenizer_from_json(json_t *document, const char *name, zs_tokenize
     return ZS_OK;
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 zs_status zs_tokenizer_load(const char *path, zs_tokenizer **out, zs_error *err) {
     *out = NULL;
     zs_string file = {0}, text = {0};
     zs_string_puts(&file, path);
-    if (!ends_with(path, ".json")) zs_string_puts(&file, "/tokenizer.json");
+    if (!zs_ends_with(path, ".json")) zs_string_puts(&file, "/tokenizer.json");
     zs_status status = zs_file_read(file.data, &text, err);
     if (!status) {
         json_error_t where;
@@ -502,102 +458,5 @@ zs_status zs_tokenizer_load(const char *path, zs_tokenizer **out, zs_error *err)
     }
     zs_string_free(&text);
     zs_string_free(&file);
-    return status;
-}
-
-/* --- saving --- */
-
-static json_t *merges_as_json(const zs_tokenizer *tokenizer) {
-    json_t *merges = json_array();
-    zs_string line = {0};
-    for (int64_t i = 0; i < tokenizer->num_merges; i++) {
-        zs_string_clear(&line);
-        for (int side = 0; side < 2; side++) {
-            int64_t length;
-            const char *piece = zs_tokenizer_piece(tokenizer, tokenizer->merge_list[i][side], &length);
-            if (side) zs_string_puts(&line, " ");
-            zs_byte_level_write(piece, length, &line);
-        }
-        json_array_append_new(merges, json_stringn(line.data, (size_t)line.length));
-    }
-    zs_string_free(&line);
-    return merges;
-}
-
-static json_t *vocab_as_json(const zs_tokenizer *tokenizer) {
-    json_t *vocab = json_object();
-    zs_string key = {0};
-    for (int32_t id = 0; id < tokenizer->vocab_size; id++) {
-        int64_t length;
-        const char *piece = zs_tokenizer_piece(tokenizer, id, &length);
-        zs_string_clear(&key);
-        if (tokenizer->piece_kind[id] == ZS_PIECE_BYTES)
-            zs_byte_level_write(piece, length, &key);
-        else if (tokenizer->piece_kind[id] == ZS_PIECE_TEXT)
-            zs_string_append(&key, piece, length);
-        else
-            continue;
-        json_object_set_new(vocab, key.data, json_integer(id));
-    }
-    zs_string_free(&key);
-    return vocab;
-}
-
-/* Frees `document`. */
-static zs_status write_json(json_t *document, const char *path, zs_error *err) {
-    char *text = json_dumps(document, JSON_INDENT(2));
-    json_decref(document);
-    if (!text) return FAIL("%s: out of memory", path);
-    zs_string whole = {0};
-    zs_string_puts(&whole, text);
-    zs_string_puts(&whole, "\n");
-    free(text);
-    zs_status status = zs_file_write(path, whole.data, whole.length, err);
-    zs_string_free(&whole);
-    return status;
-}
-
-/* What transformers' AutoTokenizer needs beside tokenizer.json. */
-static json_t *minimal_config(const zs_tokenizer *tokenizer) {
-    static const char *const ends[] = {"<|endoftext|>", "<|im_end|>", "<|end|>", "<eos>", "</s>"};
-    json_t *config = json_object();
-    json_object_set_new(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
-    json_object_set_new(config, "clean_up_tokenization_spaces", json_false());
-    for (int i = 0; i < 5; i++) {
-        if (zs_tokenizer_find(tokenizer, ends[i]) < 0) continue;
-        json_object_set_new(config, "eos_token", json_string(ends[i]));
-        break;
-    }
-    return config;
-}
-
-zs_status zs_tokenizer_save(const zs_tokenizer *tokenizer, const char *path, zs_error *err) {
-    zs_string folder = {0}, file = {0}, config = {0};
-    if (ends_with(path, ".json")) {
-        const char *slash = strrchr(path, '/');
-        zs_string_append(&folder, slash ? path : ".", slash ? (slash > path ? slash - path : 1) : 1);
-        zs_string_puts(&file, path);
-    } else {
-        zs_string_puts(&folder, path);
-        zs_string_printf(&file, "%s/tokenizer.json", path);
-    }
-    zs_string_printf(&config, "%s/tokenizer_config.json", folder.data);
-
-    json_t *document = json_copy(tokenizer->shell);
-    json_t *model = json_copy(json_object_get(document, "model"));
-    json_object_set_new(model, "vocab", vocab_as_json(tokenizer));
-    json_object_set_new(model, "merges", merges_as_json(tokenizer));
-    json_object_set_new(document, "model", model);
-    zs_status status = zs_make_folder(folder.data, err);
-    if (!status)
-        status = write_json(document, file.data, err);
-    else
-        json_decref(document);
-    /* a config that came with somebody's model says more than ours */
-    if (!status && (tokenizer->trained || !zs_file_exists(config.data)))
-        status = write_json(minimal_config(tokenizer), config.data, err);
-    zs_string_free(&folder);
-    zs_string_free(&file);
-    zs_string_free(&config);
     return status;
 }
