@@ -7,8 +7,9 @@ build=$1 out=$1/smoke
 rm -rf "$out"
 "$build/zerosearch" world --out "$out/world" --base-1 200 --base-2 1500 --simulator 500 --questions 60 --log-level warning
 "$build/zerosearch" init --shape tiny --tokenizer "$out/world" --out "$out/init" --log-level warning
+grep -h "\"kind\":\"transcript\"" "$out/world/base_2.jsonl" >"$out/world/warm.jsonl"
 OMP_NUM_THREADS=1 "$build/zerosearch" sft --log-level warning --set model.policy="$out/init" --set run.folder="$out/sft" \
-    --set "sft.data=[\"$out/world/base_2.jsonl\", \"$out/world/simulator.jsonl\"]" --set sft.steps=150 --set sft.batch_tokens=2048 \
+    --set "sft.data=[\"$out/world/warm.jsonl\", \"$out/world/simulator.jsonl\"]" --set sft.steps=300 --set sft.batch_tokens=2048 \
     --set sft.max_length=512 --set learn.learning_rate=1e-2 --set learn.schedule=linear --set learn.warmup_steps=10 \
     --set learn.clip_gradient=1.0 --set checkpoint.every=0 2>/dev/null
 mv "$out/sft/model" "$out/model"

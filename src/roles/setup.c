@@ -7,7 +7,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 zs_status zs_setup_groups(zs_comm *comm, const zs_config *config, bool need_simulators, zs_error *err) {
     const char *layout = zs_config_string(config, "groups.layout");
@@ -91,11 +90,12 @@ static zs_status setup_simulator(const zs_config *config, const char *engine, zs
                                     .seed = (uint64_t)zs_config_int(config, "seed"),
                                     .chat = zs_chat_named(zs_config_string(config, "model.simulator_chat"),
                                                           zs_config_string(config, "model.simulator"))};
+    if (zs_search_simulator_check(&options, err) != ZS_OK) return zs_fail_context(err, "search");
     out->search = zs_search_simulator(&options);
     return ZS_OK;
 }
 
-/* Builds the index unless one newer than the passages is there. */
+/* Builds the index unless a good one that is newer than the passages is there. */
 static zs_status build_index(const zs_comm *comm, const zs_config *config, char *index, size_t size,
                              zs_error *err) {
     const char *corpus = zs_config_string(config, "data.corpus"),
@@ -106,14 +106,7 @@ static zs_status build_index(const zs_comm *comm, const zs_config *config, char 
         snprintf(index, size, "%s", given);
     else
         snprintf(index, size, "%s.fts5", corpus);
-    zs_status status = ZS_OK;
-    struct stat passages, built;
-    if (comm->world.rank == 0 && *corpus) {
-        if (stat(corpus, &passages) != 0)
-            status = zs_config_fail(config, "data.corpus", err, "%s: no such file", corpus);
-        else if (stat(index, &built) != 0 || built.st_mtime < passages.st_mtime)
-            status = zs_corpus_build(corpus, index, err);
-    }
+    zs_status status = comm->world.rank == 0 && *corpus ? zs_corpus_build(corpus, index, err) : ZS_OK;
     return zs_comm_agree(comm, &comm->world, status, err);
 }
 
