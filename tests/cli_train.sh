@@ -52,6 +52,9 @@ check train_writes_all test -s "$work/n2/episodes.jsonl" -a -s "$work/n2/config.
 check train_moves_the_weights bash -c "! cmp -s '$work/n2/model/model.safetensors' '$smoke/model/model.safetensors'"
 check train_records_each_step test "$(steps n2)" = 4
 
+check recorded_log_probs_are_the_learners awk -F'"log_prob_mismatch":' 'NF > 1 {split($2, a, ","); n++; if (a[1] > 1e-4) bad = 1} END {exit !(n == 4 && !bad)}' \
+    "$work/n3/metrics.jsonl"
+
 exits 0 run 2 train "$work/again"
 check same_seed_same_bits same n2 again
 

@@ -1,5 +1,6 @@
-/* The trained arithmetic against golden/rl.jsonl: GRPO advantages, the clipped policy loss and the KL estimates, with their gradients;
- * the learning-rate schedule, packing and dealing against values worked out by hand. */
+/* The trained arithmetic against golden/rl.jsonl: GRPO advantages, the clipped policy loss and the KL
+ * estimates, with their gradients; the learning-rate schedule, packing and dealing against values worked out
+ * by hand. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -51,14 +52,15 @@ static void check_advantages(const json_t *c) {
     for (int normalize = 0; normalize < 2; normalize++) {
         zs_advantage_grpo(n, score, group, normalize, advantage);
         for (int64_t i = 0; i < n; i++)
-            assert_float_equal(advantage[i],
-                               json_number_value(json_array_get(json_object_get(c, keys[normalize]), (size_t)i)),
-                               TOLERANCE);
+            assert_float_equal(
+                advantage[i],
+                json_number_value(json_array_get(json_object_get(c, keys[normalize]), (size_t)i)), TOLERANCE);
     }
 }
 
 static void check_loss(const json_t *c) {
-    static float log_prob[MOST], old[MOST], ref[MOST], mask_f[MOST], expected[MOST], advantage[MOST], coefficient[MOST];
+    static float log_prob[MOST], old[MOST], ref[MOST], mask_f[MOST], expected[MOST], advantage[MOST],
+        coefficient[MOST];
     static uint8_t mask[MOST];
     int64_t n = flatten(c, "logprob", log_prob);
     assert_true(n <= MOST);
@@ -73,7 +75,8 @@ static void check_loss(const json_t *c) {
         advantage[t] =
             (float)json_number_value(json_array_get(json_object_get(c, "adv_grpo"), (size_t)(t / width)));
     }
-    zs_policy_loss loss = {.clip_low = number(c, "clip"), .clip_high = number(c, "clip"), .denominator = tokens};
+    zs_policy_loss loss = {
+        .clip_low = number(c, "clip"), .clip_high = number(c, "clip"), .denominator = tokens};
     zs_policy_sums sums = {0};
     zs_policy_loss_tokens(&loss, n, mask, log_prob, old, NULL, advantage, NULL, coefficient, &sums);
     flatten(c, "policy_loss_token_mean_grad", expected);
@@ -174,8 +177,10 @@ static void dealing_is_even(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_cases), cmocka_unit_test(schedules),
-        cmocka_unit_test(a_group_of_one_teaches_nothing), cmocka_unit_test(packing),
+        cmocka_unit_test(golden_cases),
+        cmocka_unit_test(schedules),
+        cmocka_unit_test(a_group_of_one_teaches_nothing),
+        cmocka_unit_test(packing),
         cmocka_unit_test(dealing_is_even),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
