@@ -3,6 +3,7 @@
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <signal.h>
@@ -496,6 +497,34 @@ static void test_folder_refused(void **state) {
     zs_model_destroy(model);
 }
 
+/* A folder of half-precision weights, as other programs write them. */
+static void test_folder_f16(void **state) {
+    (void)state;
+    zs_error err = {0};
+    zs_model *model = tiny_model(), *loaded;
+    uint16_t *half = ZS_NEW(uint16_t, model->num_params);
+    for (int64_t i = 0; i < model->num_params; i++)
+        half[i] = (uint16_t)(i * 40503 & 0xbbff); /* no NaN, no infinity */
+    zs_st_tensor *list = ZS_NEW(zs_st_tensor, model->num_tensors);
+    for (int i = 0; i < model->num_tensors; i++) {
+        const zs_tensor *t = &model->tensors[i];
+        list[i] = (zs_st_tensor){t->name,           ZS_F16,          t->num_dims, {t->rows, t->cols},
+                                 t->rows * t->cols, half + t->offset};
+    }
+    assert_int_equal(zs_hf_save(in_folder("f16"), model, NULL, ZS_F32, 0, NULL, &err), ZS_OK);
+    assert_int_equal(zs_safetensors_write(in_folder("f16/model.safetensors"), list, model->num_tensors, &err),
+                     ZS_OK);
+    assert_int_equal(zs_hf_load(in_folder("f16"), &loaded, &err), ZS_OK);
+    for (int64_t i = 0; i < model->num_params; i++) /* by the definition: sign, 2^(e - 25), 1024 + mantissa */
+        assert_true(loaded->params[i] == (half[i] & 0x8000 ? -1.0f : 1.0f) *
+                                             ldexpf((float)((half[i] & 1023) + (half[i] & 0x7c00 ? 1024 : 0)),
+                                                    (half[i] >> 10 & 31) - ((half[i] & 0x7c00) ? 25 : 24)));
+    zs_model_destroy(loaded);
+    zs_model_destroy(model);
+    zs_free(list);
+    zs_free(half);
+}
+
 /* A full disk (here: a limit on file size) leaves the model that stood there. */
 static void test_folder_disk_full(void **state) {
     (void)state;
@@ -610,6 +639,7 @@ int main(void) {
                                        cmocka_unit_test(test_config_round_trip),
                                        cmocka_unit_test(test_folder_round_trip),
                                        cmocka_unit_test(test_folder_refused),
+                                       cmocka_unit_test(test_folder_f16),
                                        cmocka_unit_test(test_folder_disk_full),
                                        cmocka_unit_test(test_golden_load),
                                        cmocka_unit_test(test_golden_round_trip)};
