@@ -223,10 +223,10 @@ static zs_status run_command(const command_line *line, zs_comm *comm, zs_error *
                                   .num_options = line->num_options,
                                   .comm = comm};
         status = line->command->run(&arguments, err);
-        if (fflush(stdout) != 0 && status == ZS_OK)
-            status = zs_fail(err, ZS_FAILED, "stdout cannot be written: %s", strerror(errno));
-        status = zs_comm_agree(comm, &comm->world, status, err);
     }
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == ZS_OK)
+        status = zs_fail(err, ZS_FAILED, "stdout cannot be written: %s", strerror(errno));
+    status = zs_comm_agree(comm, &comm->world, status, err);
     zs_config_free(config);
     return status;
 }

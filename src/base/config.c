@@ -267,6 +267,34 @@ static zs_status read_group(zs_config *config, const config_setting_t *group, co
     return ZS_OK;
 }
 
+/* Where the text outside quotes and comments goes on after `at`, which starts one of them; else `at`. */
+static const char *skip_quoted(const char *at) {
+    if (*at == '"') {
+        for (at++; *at && *at != '"'; at++)
+            if (*at == '\\' && at[1]) at++;
+        return *at ? at + 1 : at;
+    }
+    if (*at == '#' || (at[0] == '/' && at[1] == '/')) return at + strcspn(at, "\n");
+    if (at[0] == '/' && at[1] == '*') {
+        const char *end = strstr(at + 2, "*/");
+        return end ? end + 2 : at + strlen(at);
+    }
+    return at;
+}
+
+/* libconfig before 1.7 cuts integers to 32 bits unless an L follows them: puts the L after long ones. */
+static void mark_long_integers(const char *text, zs_string *out) {
+    for (const char *at = text, *next; *at; at = next) {
+        next = skip_quoted(at);
+        size_t digits = next == at ? strspn(at, "0123456789") : 0;
+        size_t word =
+            next == at ? strspn(at, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.*") : 0;
+        if (next == at) next += word ? word : 1;
+        zs_string_append(out, at, next - at);
+        if (digits >= 10 && digits == word) zs_string_puts(out, "L");
+    }
+}
+
 static zs_status read_file(zs_config *config, const char *path, zs_error *err) {
     /* The scanner of libconfig ends the process on a folder or an unreadable file: look first. */
     zs_string text = {0};
@@ -279,13 +307,16 @@ static zs_status read_file(zs_config *config, const char *path, zs_error *err) {
     snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
     if (slash) slash[slash == folder] = '\0';
+    zs_string marked = {0};
+    zs_string_puts(&marked, "");
+    if (text.length > 0) mark_long_integers(text.data, &marked);
     config_t file;
     config_init(&file);
     config_set_include_dir(&file, slash ? folder : ".");
     zs_status status;
     if (memchr(text.data, '\0', (size_t)text.length)) {
         status = zs_fail(err, ZS_USAGE, "%s: not a settings file: it holds a zero byte", path);
-    } else if (config_read_string(&file, text.data) != CONFIG_TRUE) {
+    } else if (config_read_string(&file, marked.data) != CONFIG_TRUE) {
         const char *where = config_error_file(&file);
         status = zs_fail(err, ZS_USAGE, "%s:%d: %s", where ? where : path, config_error_line(&file),
                          config_error_text(&file));
@@ -293,6 +324,7 @@ static zs_status read_file(zs_config *config, const char *path, zs_error *err) {
         status = read_group(config, config_root_setting(&file), "", path, err);
     }
     config_destroy(&file);
+    zs_string_free(&marked);
     zs_string_free(&text);
     return status;
 }
