@@ -93,20 +93,21 @@ static inline __attribute__((always_inline)) void tile(const int nx, int used_x,
                 y[i * n + j] = beta == 0 ? total[i * nw + j] : total[i * nw + j] + beta * y[i * n + j];
 }
 
-/* All rows of x with `count` <= 16 rows of w. */
+/* All rows of x with `count` <= 16 rows of w. Rows of w are the outer loop: what came from memory is used up
+ * while it is near. */
 static void strip(int64_t m, int count, int64_t n, int64_t k, const float *x, const float *w, float beta,
                   float *y) {
-    int64_t i = 0;
-    for (; m - i >= 3; i += 4) {
-        int rows = m - i < 4 ? (int)(m - i) : 4;
-        for (int j = 0; j < count; j += 4)
-            tile(4, rows, count - j < 4 ? count - j : 4, n, k, x + i * k, w + j * k, beta, y + i * n + j);
-    }
-    if (m - i == 2)
+    if (m == 1) {
+        tile(1, 1, count, n, k, x, w, beta, y);
+    } else if (m == 2) {
         for (int j = 0; j < count; j += 8)
-            tile(2, 2, count - j < 8 ? count - j : 8, n, k, x + i * k, w + j * k, beta, y + i * n + j);
-    else if (m - i == 1)
-        tile(1, 1, count, n, k, x + i * k, w, beta, y + i * n);
+            tile(2, 2, count - j < 8 ? count - j : 8, n, k, x, w + j * k, beta, y + j);
+    } else {
+        for (int j = 0; j < count; j += 4)
+            for (int64_t i = 0; i < m; i += 4)
+                tile(4, m - i < 4 ? (int)(m - i) : 4, count - j < 4 ? count - j : 4, n, k, x + i * k,
+                     w + j * k, beta, y + i * n + j);
+    }
 }
 
 void zs_row_gemm(int64_t m, int64_t n, int64_t k, const float *x, const float *w, float beta, float *y,
