@@ -45,11 +45,9 @@ GOLDEN_TESTS := $(filter $(BUILD)/tests/test_golden%,$(TESTS))
 
 all: $(BUILD)/zerosearch
 
-# PENDING: until every module is here.
-PENDING := -no-pie -Wl,-z,lazy -Wl,--unresolved-symbols=ignore-all
-$(BUILD)/zerosearch: $(BUILD)/main.o $(OBJECTS)
+$(BUILD)/zerosearch: $(BUILD)/main.o $(BUILD)/libzerosearch.a
 	$(if $(Q),@echo "  LINK $@")
-	$(Q)$(CC) $(CFLAGS) -fopenmp -o $@ $^ $(ZS_LIBS) $(PENDING)
+	$(Q)$(CC) $(CFLAGS) -fopenmp -o $@ $^ $(ZS_LIBS)
 
 $(BUILD)/libzerosearch.a: $(OBJECTS)
 	$(if $(Q),@echo "  AR   $@")

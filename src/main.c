@@ -13,22 +13,6 @@
 
 #define VERSION "0.1.0"
 
-/* Commands that are not built yet are passed over. */
-#pragma weak zs_command_train
-#pragma weak zs_command_sft
-#pragma weak zs_command_eval
-#pragma weak zs_command_ask
-#pragma weak zs_command_generate
-#pragma weak zs_command_tokenize
-#pragma weak zs_command_logprobs
-#pragma weak zs_command_score
-#pragma weak zs_command_convert
-#pragma weak zs_command_init
-#pragma weak zs_command_bench
-#pragma weak zs_command_plan
-#pragma weak zs_command_world
-#pragma weak zs_command_index
-
 static const zs_command *const commands[] = {
     &zs_command_train, &zs_command_sft,     &zs_command_eval,     &zs_command_ask,      &zs_command_generate,
     &zs_command_init,  &zs_command_convert, &zs_command_tokenize, &zs_command_logprobs, &zs_command_score,
@@ -81,7 +65,7 @@ static int print_help(const zs_command *command) {
             "[options]\n\ncommands:\n",
             VERSION);
         for (int i = 0; i < NUM_COMMANDS; i++)
-            if (commands[i]) printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
+            printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
         printf("\nzerosearch COMMAND --help tells of its options, zerosearch train --show-config of all "
                "settings.\n"
                "Data goes to stdout, words to stderr. Exit: 0 done, 1 failed, 2 wrong usage or settings,\n"
@@ -104,7 +88,7 @@ static bool is_first_process(void) {
 
 static const zs_command *find_command(const char *name) {
     for (int i = 0; i < NUM_COMMANDS; i++)
-        if (commands[i] && strcmp(commands[i]->name, name) == 0) return commands[i];
+        if (strcmp(commands[i]->name, name) == 0) return commands[i];
     return NULL;
 }
 
