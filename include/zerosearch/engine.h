@@ -19,8 +19,8 @@ typedef struct zs_engine zs_engine;
 
 typedef struct zs_engine_options {
     int64_t max_batch;     /* sequences decoded together */
-    int64_t cache_tokens;  /* capacity of the KV cache in tokens (rounded up to pages) */
-    int64_t page_size;     /* tokens in a page; 0: 16 */
+    int64_t cache_tokens;  /* capacity of the KV cache in tokens (rounded up to pages, at least max_length) */
+    int64_t page_size;     /* tokens in a page, rounded up to a power of two; 0: 16, the least */
     int64_t prefill_chunk; /* prompt tokens computed in one step at most; 0: 512 */
     int64_t max_length;    /* longest sequence, prompt included */
 } zs_engine_options;
@@ -62,7 +62,7 @@ int64_t zs_engine_submit(zs_engine *engine, const zs_sequence_request *request);
 
 /* One step: admits waiting sequences (in order of submission), computes up to prefill_chunk prompt or
  * appended tokens, then one token for every running sequence. Returns the number of tokens computed (0:
- * nothing to do). */
+ * nothing to do, or the queue waits for pages that only zs_engine_release of finished sequences can give). */
 int64_t zs_engine_step(zs_engine *engine);
 
 /* The next handle whose turn ended since last asked, in order of (step, handle), or -1. */
