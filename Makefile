@@ -12,7 +12,7 @@ CFLAGS ?= -O3 -march=native -g
 Q := $(if $(V),,@)
 
 # Nothing here fails where a tool is missing: `demo` and `test` install first and resolve again in a sub-make.
-ask = $(shell $(1) 2>/dev/null)
+ask = $(shell { $(1); } 2>/dev/null)
 pkg = $(call ask,pkg-config $(1))
 
 PACKAGES := libconfig jansson libpcre2-8 libutf8proc sqlite3 libcurl zlib
