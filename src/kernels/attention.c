@@ -2,95 +2,173 @@
  * the only score matrix is one tile for each thread. Backward computes the probabilities again from the
  * log-sum-exp.
  *
- * Forward has a task for each (tile of queries, sequence, head). In backward the query heads of one key-value
+ * A tile is kept transposed, [keys, queries]: a vector register then holds 16 queries, so that maxima, sums,
+ * exponentials and the mask go lane by lane without a horizontal step, keys and values are used where they
+ * lie, and only the queries of a tile are copied.
+ *
+ * Forward has a task for each (sequence, head, tile of queries). In backward the query heads of one key-value
  * head add into the same dk and dv, and every tile of keys into the same dq; so either one task does all of a
  * (sequence, key-value head), or, where those are too few for the threads, the scores are computed twice:
  * once by tasks that own a tile of keys, once by tasks that own a tile of queries. */
 #include "zerosearch/kernels.h"
 
+#include "tile_product.h"
 #include "vector_math.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
-#define TILE 64 /* queries and keys of a tile: two 16 KiB score tiles stay in the first cache */
+#define TILE  64
+#define LANES 16 /* queries of one register */
 static const float masked = -1e30f;
 
 int64_t zs_attention_work(int64_t head_dim) {
-    return 2 * TILE * TILE + TILE * head_dim + 2 * TILE;
+    return 2 * TILE * TILE + 3 * TILE * head_dim + 3 * TILE;
 }
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* y [m, n] = beta y + alpha op(a) op(b), every matrix with its own row stride. */
-static void tile_gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                      int64_t lda, const float *b, int64_t ldb, float beta, float *y, int64_t ldy) {
-    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)m,
-                (blasint)n, (blasint)k, alpha, a, (blasint)lda, b, (blasint)ldb, beta, y, (blasint)ldy);
+/* The pieces of a thread's work memory. */
+typedef struct tile_work {
+    float *score, *dscore; /* [keys, TILE queries] */
+    float *q, *dout;       /* [head_dim, TILE] the tile's queries (scaled), the gradients of their results */
+    float *sum;            /* [head_dim, TILE] result, or gradient of the queries */
+    float *first, *second; /* [TILE] one number a query: maximum and total; lse and delta */
+    float *shrink;         /* [TILE] */
+} tile_work;
+
+static tile_work cut_work(float *work, int64_t head_dim) {
+    float *transposed = work + 2 * TILE * TILE, *rows = transposed + 3 * TILE * head_dim;
+    return (tile_work){.score = work,
+                       .dscore = work + TILE * TILE,
+                       .q = transposed,
+                       .dout = transposed + TILE * head_dim,
+                       .sum = transposed + 2 * TILE * head_dim,
+                       .first = rows,
+                       .second = rows + TILE,
+                       .shrink = rows + 2 * TILE};
 }
 
-/* Columns of row i that the causal mask and the end of the sequence leave, of a tile whose keys start at
- * `key` and whose queries start at `query`; the rest is overwritten so that loops may run over whole rows. */
-static void mask_row(float *row, int64_t i, int64_t query, int64_t key, int64_t columns) {
-    int64_t seen = smaller(columns, query + i - key + 1);
-    for (int64_t j = seen; j < TILE; j++)
-        row[j] = masked;
+/* to [head_dim, TILE] = scale * from [rows, head_dim]^T, 0 beyond `rows` up to whole registers. */
+static void transpose(int64_t rows, int64_t head_dim, float scale, const float *from, int64_t stride,
+                      float *to) {
+    int64_t lanes = (rows + LANES - 1) / LANES * LANES;
+    zs_tile_transpose(rows, head_dim, scale, from, stride, to, TILE);
+    for (int64_t i = rows; i < lanes; i++)
+        for (int64_t d = 0; d < head_dim; d++)
+            to[d * TILE + i] = 0;
+}
+
+/* Whole tiles are one step. On the diagonal, keys go in steps of LANES: those before a step's first query
+ * have no lane in it, so three eighths of the tile need not be computed. */
+static int64_t step_of(int64_t query, int64_t key) {
+    return query == key ? LANES : TILE;
+}
+
+/* score [columns, lanes] = rows_of [columns, head_dim] (stride apart) . right [head_dim, TILE]. */
+static void scores(int64_t columns, int64_t lanes, int64_t head_dim, int64_t step, const float *rows_of,
+                   int64_t stride, const float *right, float *score) {
+    for (int64_t j = 0; j < columns; j += step) {
+        int64_t skip = step == TILE ? 0 : j;
+        zs_tile_product(smaller(step, columns - j), lanes - skip, head_dim, rows_of + j * stride, stride, 1,
+                        right + skip, TILE, false, score + j * TILE + skip, TILE);
+    }
+}
+
+/* sum [head_dim, lanes] += rows_of^T . weight [columns, lanes]. */
+static void weigh(int64_t columns, int64_t lanes, int64_t head_dim, int64_t step, const float *rows_of,
+                  int64_t stride, const float *weight, float *sum) {
+    for (int64_t j = 0; j < columns; j += step) {
+        int64_t skip = step == TILE ? 0 : j;
+        zs_tile_product(head_dim, lanes - skip, smaller(step, columns - j), rows_of + j * stride, 1, stride,
+                        weight + j * TILE + skip, TILE, true, sum + skip, TILE);
+    }
+}
+
+/* to [columns, head_dim] (stride apart) += weight [columns, rows] . of [rows, head_dim]. */
+static void spread(int64_t columns, int64_t rows, int64_t head_dim, int64_t step, const float *weight,
+                   const float *of, int64_t of_stride, float *to, int64_t stride) {
+    for (int64_t j = 0; j < columns; j += step) {
+        int64_t skip = step == TILE ? 0 : j;
+        zs_tile_product(smaller(step, columns - j), head_dim, rows - skip, weight + j * TILE + skip, TILE, 1,
+                        of + skip * of_stride, of_stride, true, to + j * stride, stride);
+    }
+}
+
+/* On the diagonal key j is not seen by the queries before it. */
+static void mask_diagonal(int64_t columns, int64_t lanes, float *score) {
+    for (int64_t j = 1; j < columns; j++)
+        for (int64_t i = 0; i < smaller(j, lanes); i++)
+            score[j * TILE + i] = masked;
+}
+
+/* Scores to probabilities under the running maximum; sum and total shrink as it grows. */
+static void running_softmax(int64_t columns, int64_t lanes, int64_t head_dim, const tile_work *w) {
+    float *highest = w->first, *total = w->second, *shrink = w->shrink;
+    for (int64_t v = 0; v < lanes; v += LANES) {
+        float best[LANES], added[LANES];
+        for (int i = 0; i < LANES; i++) {
+            best[i] = highest[v + i];
+            added[i] = 0;
+        }
+        for (int64_t j = 0; j < columns; j++) {
+            const float *s = w->score + j * TILE + v;
+#pragma omp simd
+            for (int i = 0; i < LANES; i++)
+                best[i] = s[i] > best[i] ? s[i] : best[i];
+        }
+        for (int64_t j = 0; j < columns; j++) {
+            float *s = w->score + j * TILE + v;
+#pragma omp simd
+            for (int i = 0; i < LANES; i++) {
+                float p = zs_expf(s[i] - best[i]);
+                added[i] += p;
+                s[i] = p;
+            }
+        }
+#pragma omp simd
+        for (int i = 0; i < LANES; i++) {
+            shrink[v + i] = zs_expf(highest[v + i] - best[i]);
+            total[v + i] = total[v + i] * shrink[v + i] + added[i];
+            highest[v + i] = best[i];
+        }
+    }
+    for (int64_t d = 0; d < head_dim; d++)
+#pragma omp simd
+        for (int64_t i = 0; i < lanes; i++)
+            w->sum[d * TILE + i] *= shrink[i];
 }
 
 static void forward_tile_rows(int64_t length, int64_t query, int64_t head_dim, int64_t stride, float scale,
                               const float *q, const float *k, const float *v, float *out, int64_t out_stride,
                               float *lse, int64_t lse_stride, float *work) {
-    int64_t rows = smaller(TILE, length - query);
-    float *score = work, *sum_out = work + 2 * TILE * TILE, *highest = sum_out + TILE * head_dim;
-    float *total = highest + TILE;
-    memset(sum_out, 0, (size_t)(rows * head_dim) * sizeof(float));
-    for (int64_t i = 0; i < rows; i++) {
-        highest[i] = masked;
-        total[i] = 0;
+    int64_t rows = smaller(TILE, length - query), lanes = (rows + LANES - 1) / LANES * LANES;
+    tile_work w = cut_work(work, head_dim);
+    transpose(rows, head_dim, scale, q + query * stride, stride, w.q);
+    memset(w.sum, 0, (size_t)(head_dim * TILE) * sizeof(float));
+    for (int64_t i = 0; i < TILE; i++) {
+        w.first[i] = masked;
+        w.second[i] = 0;
     }
-    for (int64_t key = 0; key < query + rows; key += TILE) {
-        int64_t columns = smaller(TILE, length - key);
-        tile_gemm(false, true, rows, columns, head_dim, scale, q + query * stride, stride, k + key * stride,
-                  stride, 0, score, TILE);
-        for (int64_t i = 0; i < rows; i++) {
-            float *row = score + i * TILE;
-            mask_row(row, i, query, key, columns);
-            float top = highest[i], sum = 0;
-#pragma omp simd reduction(max : top)
-            for (int64_t j = 0; j < TILE; j++)
-                top = row[j] > top ? row[j] : top;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < TILE; j++) {
-                float p = zs_expf(row[j] - top);
-                sum += p;
-                row[j] = p;
-            }
-            float shrink = zs_expf(highest[i] - top);
-            highest[i] = top;
-            total[i] = total[i] * shrink + sum;
-            if (shrink != 1.0f) {
-                float *so_far = sum_out + i * head_dim;
-#pragma omp simd
-                for (int64_t d = 0; d < head_dim; d++)
-                    so_far[d] *= shrink;
-            }
-        }
-        tile_gemm(false, false, rows, head_dim, columns, 1, score, TILE, v + key * stride, stride, 1, sum_out,
-                  head_dim);
+    for (int64_t key = 0; key <= query; key += TILE) {
+        int64_t columns = smaller(TILE, length - key), step = step_of(query, key);
+        scores(columns, lanes, head_dim, step, k + key * stride, stride, w.q, w.score);
+        if (key == query) mask_diagonal(columns, lanes, w.score);
+        running_softmax(columns, lanes, head_dim, &w);
+        weigh(columns, lanes, head_dim, step, v + key * stride, stride, w.score, w.sum);
     }
     for (int64_t i = 0; i < rows; i++) {
-        float inverse = 1.0f / total[i];
-        float *to = out + (query + i) * out_stride;
-        const float *from = sum_out + i * head_dim;
-#pragma omp simd
-        for (int64_t d = 0; d < head_dim; d++)
-            to[d] = from[d] * inverse;
-        lse[(query + i) * lse_stride] = highest[i] + logf(total[i]);
+        lse[(query + i) * lse_stride] = w.first[i] + logf(w.second[i]);
+        w.second[i] = 1.0f / w.second[i];
     }
+    for (int64_t d = 0; d < head_dim; d++)
+#pragma omp simd
+        for (int64_t i = 0; i < rows; i++)
+            w.sum[d * TILE + i] *= w.second[i];
+    zs_tile_transpose(head_dim, rows, 1, w.sum, TILE, out + query * out_stride, out_stride);
 }
 
 /* Tiles of the longest sequence: the bound of a task loop in which shorter sequences leave tasks empty. */
@@ -132,38 +210,54 @@ typedef struct head_view {
     float *work;
 } head_view;
 
-/* Adds what queries [query, query + TILE) and keys [key, key + TILE) give each other: to dq, to dk and dv, or
- * to all three. */
-static void backward_tile(const head_view *h, int64_t query, int64_t key, bool to_query, bool to_key) {
+/* The tile's queries and their numbers, for any number of key tiles after it. */
+static tile_work load_queries(const head_view *h, int64_t query) {
+    int64_t rows = smaller(TILE, h->length - query);
+    tile_work w = cut_work(h->work, h->head_dim);
+    transpose(rows, h->head_dim, h->scale, h->q + query * h->stride, h->stride, w.q);
+    transpose(rows, h->head_dim, 1, h->dout + query * h->out_stride, h->out_stride, w.dout);
+    for (int64_t i = 0; i < TILE; i++) {
+        w.first[i] = i < rows ? h->lse[(query + i) * h->lse_stride] : -masked; /* no weight beyond the end */
+        w.second[i] = i < rows ? h->delta[(query + i) * h->lse_stride] : 0;
+    }
+    memset(w.sum, 0, (size_t)(h->head_dim * TILE) * sizeof(float));
+    return w;
+}
+
+/* What the loaded queries and keys [key, key + TILE) give each other: to w->sum (the gradient of the
+ * queries), to dk and dv, or to all three. */
+static void backward_tile(const head_view *h, const tile_work *w, int64_t query, int64_t key, bool to_query,
+                          bool to_key) {
     int64_t rows = smaller(TILE, h->length - query), columns = smaller(TILE, h->length - key);
-    int64_t d = h->head_dim, q_at = query * h->stride, k_at = key * h->stride;
-    const float *dout = h->dout + query * h->out_stride;
-    float *prob = h->work, *dprob = h->work + TILE * TILE;
-    tile_gemm(false, true, rows, columns, d, h->scale, h->q + q_at, h->stride, h->k + k_at, h->stride, 0,
-              prob, TILE);
-    tile_gemm(false, true, rows, columns, d, 1, dout, h->out_stride, h->v + k_at, h->stride, 0, dprob, TILE);
-    for (int64_t i = 0; i < rows; i++) {
-        float *p = prob + i * TILE, *dp = dprob + i * TILE;
-        mask_row(p, i, query, key, columns);
-        for (int64_t j = columns; j < TILE; j++)
-            dp[j] = 0; /* not written by the GEMM: it may hold anything, NaN too */
-        float norm = h->lse[(query + i) * h->lse_stride], less = h->delta[(query + i) * h->lse_stride];
-        float scale = h->scale;
+    int64_t lanes = (rows + LANES - 1) / LANES * LANES, step = step_of(query, key);
+    int64_t d = h->head_dim, k_at = key * h->stride;
+    scores(columns, lanes, d, step, h->k + k_at, h->stride, w->q, w->score);
+    scores(columns, lanes, d, step, h->v + k_at, h->stride, w->dout, w->dscore);
+    float scale = h->scale;
+    for (int64_t j = 0; j < columns; j++) {
+        float *p = w->score + j * TILE, *dp = w->dscore + j * TILE;
+        int64_t from = step == TILE ? 0 : j / LANES * LANES; /* lanes that were computed */
+        for (int64_t i = from; step < TILE && i < j; i++)
+            p[i] = masked;
+        const float *lse = w->first, *delta = w->second;
 #pragma omp simd
-        for (int64_t j = 0; j < TILE; j++) {
-            p[j] = zs_expf(p[j] - norm);
-            dp[j] = p[j] * (dp[j] - less) * scale;
+        for (int64_t i = from; i < lanes; i++) {
+            p[i] = zs_expf(p[i] - lse[i]);
+            dp[i] = p[i] * (dp[i] - delta[i]) * scale;
         }
     }
     if (to_key) {
-        tile_gemm(true, false, columns, d, rows, 1, prob, TILE, dout, h->out_stride, 1, h->dv + k_at,
-                  h->stride);
-        tile_gemm(true, false, columns, d, rows, 1, dprob, TILE, h->q + q_at, h->stride, 1, h->dk + k_at,
-                  h->stride);
+        spread(columns, rows, d, step, w->score, h->dout + query * h->out_stride, h->out_stride, h->dv + k_at,
+               h->stride);
+        spread(columns, rows, d, step, w->dscore, h->q + query * h->stride, h->stride, h->dk + k_at,
+               h->stride);
     }
-    if (to_query)
-        tile_gemm(false, false, rows, d, columns, 1, dprob, TILE, h->k + k_at, h->stride, 1, h->dq + q_at,
-                  h->stride);
+    if (to_query) weigh(columns, lanes, d, step, h->k + k_at, h->stride, w->dscore, w->sum);
+}
+
+static void store_query_gradient(const head_view *h, const tile_work *w, int64_t query) {
+    int64_t rows = smaller(TILE, h->length - query);
+    zs_tile_transpose(h->head_dim, rows, 1, w->sum, TILE, h->dq + query * h->stride, h->stride);
 }
 
 typedef struct batch_view {
@@ -213,7 +307,7 @@ static void backward_prepare(const batch_view *b, int64_t num_tokens, const floa
     }
 }
 
-/* Five GEMMs a tile, a task for each key-value head of each sequence. */
+/* Five products a tile, a task for each key-value head of each sequence. */
 static void backward_by_kv_head(const batch_view *b, int64_t num_sequences) {
     int64_t group = b->heads / b->kv_heads;
 #pragma omp parallel for collapse(2) schedule(dynamic, 1) if (b->offsets[num_sequences] * b->heads > 128)
@@ -221,15 +315,19 @@ static void backward_by_kv_head(const batch_view *b, int64_t num_sequences) {
         for (int64_t kv = 0; kv < b->kv_heads; kv++) {
             for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
                 head_view h = view_head(b, s, head);
-                for (int64_t query = 0; query < h.length; query += TILE)
+                for (int64_t query = 0; query < h.length; query += TILE) {
+                    tile_work w = load_queries(&h, query);
                     for (int64_t key = 0; key <= query; key += TILE)
-                        backward_tile(&h, query, key, true, true);
+                        backward_tile(&h, &w, query, key, true, true);
+                    store_query_gradient(&h, &w, query);
+                }
             }
         }
     }
 }
 
-/* Seven GEMMs a tile, but a task for each tile: for long sequences and few key-value heads on many threads.
+/* Seven products a tile, but a task for each tile: for long sequences and few key-value heads on many
+ * threads.
  */
 static void backward_by_tile(const batch_view *b, int64_t num_sequences) {
     int64_t group = b->heads / b->kv_heads, tiles = most_tiles(num_sequences, b->offsets);
@@ -242,16 +340,21 @@ static void backward_by_tile(const batch_view *b, int64_t num_sequences) {
                     for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
                         head_view h = view_head(b, s, head);
                         if (tile * TILE >= h.length) break;
-                        for (int64_t query = tile * TILE; query < h.length; query += TILE)
-                            backward_tile(&h, query, tile * TILE, false, true);
+                        for (int64_t query = tile * TILE; query < h.length; query += TILE) {
+                            tile_work w = load_queries(&h, query);
+                            backward_tile(&h, &w, query, tile * TILE, false, true);
+                        }
                     }
 #pragma omp for collapse(3) schedule(dynamic, 1)
         for (int64_t tile = tiles - 1; tile >= 0; tile--)
             for (int64_t s = 0; s < num_sequences; s++)
                 for (int64_t head = 0; head < b->heads; head++) {
                     head_view h = view_head(b, s, head);
-                    for (int64_t key = 0; tile * TILE < h.length && key <= tile * TILE; key += TILE)
-                        backward_tile(&h, tile * TILE, key, true, false);
+                    if (tile * TILE >= h.length) continue;
+                    tile_work w = load_queries(&h, tile * TILE);
+                    for (int64_t key = 0; key <= tile * TILE; key += TILE)
+                        backward_tile(&h, &w, tile * TILE, key, true, false);
+                    store_query_gradient(&h, &w, tile * TILE);
                 }
     }
 }
