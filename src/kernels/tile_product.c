@@ -4,6 +4,15 @@
 #endif
 #include "tile_product.h"
 
+/* gcc would read b again for every row, and loads, not products, would set the pace. */
+#ifdef __AVX512F__
+#define PIN(x, count)                                                                                        \
+    for (int pin = 0; pin < (count); pin++)                                                                  \
+    __asm__("" : "+v"((x)[pin]))
+#else
+#define PIN(x, count) (void)0
+#endif
+
 /* `rows` and `vectors` are constants once inlined, so the loops unroll and `sum` lives in registers. */
 static inline __attribute__((always_inline)) void block(const int rows, const int vectors, int64_t k,
                                                         const float *a, int64_t a_row, int64_t a_col,
@@ -17,6 +26,7 @@ static inline __attribute__((always_inline)) void block(const int rows, const in
         zs_lanes right[4];
         for (int v = 0; v < vectors; v++)
             right[v] = *(const zs_lanes *)(b + p * ldb + 16 * v);
+        PIN(right, vectors);
         for (int i = 0; i < rows; i++) {
             float left = a[i * a_row + p * a_col];
             for (int v = 0; v < vectors; v++)
