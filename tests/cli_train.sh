@@ -49,6 +49,7 @@ one_message() { [ "$(grep -c "$1" "$work/log")" = 1 ]; }
 
 for n in 1 2 3 4; do check "train_on_${n}_ranks" exits 0 run $n train "$work/n$n"; done
 check train_writes_all test -s "$work/n2/episodes.jsonl" -a -s "$work/n2/config.cfg" -a -s "$work/n2/model/tokenizer.json"
+check train_writes_timers test "$(head -c 4 "$work/n2/timers.h5" | tail -c 3)" = HDF
 check train_moves_the_weights bash -c "! cmp -s '$work/n2/model/model.safetensors' '$smoke/model/model.safetensors'"
 check train_records_each_step test "$(steps n2)" = 4
 
@@ -118,6 +119,7 @@ check sft_bad_line_is_named_once one_message 'bad.jsonl:2'
 check eval_runs exits 0 $ZS_MPIRUN -n 2 "$ZS" eval configs/smoke.cfg --set model.policy="$work/n2/model" \
     --set "data.eval=[\"$smoke/world/qa_test.jsonl\"]" --set data.corpus="$smoke/world/corpus_test.jsonl" \
     --set eval.questions=0 --out "$work/eval.json" --predictions "$work/predictions.jsonl"
+check eval_writes_json_and_hdf5 test -s "$work/eval.json" -a "$(head -c 4 "$work/eval.h5" | tail -c 3)" = HDF
 check eval_writes_each_prediction test "$(wc -l <"$work/predictions.jsonl")" = "$(wc -l <"$smoke/world/qa_test.jsonl")"
 check eval_of_a_simulator exits 0 $ZS_MPIRUN -n 3 "$ZS" eval configs/smoke.cfg --set model.policy="$work/n2/model" \
     --set model.simulator="$smoke/model" --set "data.eval=[\"$smoke/world/qa_test.jsonl\"]" --set eval.engine=simulate_sft

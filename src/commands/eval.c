@@ -5,6 +5,7 @@
 #include "zerosearch/memory.h"
 #include "zerosearch/rollout.h"
 #include "zerosearch/setup.h"
+#include "zerosearch/table.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -106,6 +107,41 @@ static zs_status evaluate_set(evaluator *v, int index, json_t *sets, zs_error *e
     return status;
 }
 
+/* The table as JSON, and beside it as HDF5 (FILE.json and FILE.h5). */
+static zs_status write_table(evaluator *v, const char *out, json_t *sets, zs_error *err) {
+    json_t *report = json_pack("{s:s,s:s,s:f,s:I,s:O}", "model", zs_config_string(v->config, "model.policy"),
+                               "engine", v->max_turns == 0 ? "no search" : v->engine, "temperature",
+                               v->temperature, "max_turns", (json_int_t)v->max_turns, "sets", sets);
+    char *text = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(6)), path[1000];
+    zs_status status = zs_file_write(out, text, (int64_t)strlen(text), err);
+    free(text);
+    json_decref(report);
+    size_t length = strlen(out);
+    if (length > 5 && !strcmp(out + length - 5, ".json")) length -= 5;
+    snprintf(path, sizeof path, "%.*s.h5", (int)length, out);
+    static const char *const names[] = {"n", "em", "cover_em", "f1", "turns", "searches", "answered"};
+    enum { NUMBERS = sizeof names / sizeof *names };
+    int64_t rows = (int64_t)json_array_size(sets);
+    const char **texts = ZS_NEW(const char *, rows);
+    double *numbers = ZS_NEW(double, NUMBERS *rows);
+    zs_column columns[1 + NUMBERS] = {{"name", 1, 1, NULL, texts}};
+    for (int c = 0; c < NUMBERS; c++)
+        columns[1 + c] = (zs_column){names[c], 1, 1, numbers + c * rows, NULL};
+    for (int64_t r = 0; r < rows; r++) {
+        json_t *set = json_array_get(sets, (size_t)r);
+        texts[r] = json_string_value(json_object_get(set, "name"));
+        for (int c = 0; c < NUMBERS; c++)
+            numbers[c * rows + r] = json_number_value(json_object_get(set, names[c]));
+    }
+    if (status == ZS_OK) {
+        remove(path);
+        status = zs_table_append(path, columns, 1 + NUMBERS, rows, err);
+    }
+    zs_free(texts);
+    zs_free(numbers);
+    return status;
+}
+
 static zs_status evaluate_all(evaluator *v, const char *out, zs_error *err) {
     bool root = v->comm->world.rank == 0;
     json_t *sets = json_array();
@@ -123,16 +159,7 @@ static zs_status evaluate_all(evaluator *v, const char *out, zs_error *err) {
         zs_progress_update(&progress, i + 1, "%s", v->engine);
     }
     zs_progress_end(&progress);
-    if (status == ZS_OK && root && out) {
-        json_t *report =
-            json_pack("{s:s,s:s,s:f,s:I,s:O}", "model", zs_config_string(v->config, "model.policy"), "engine",
-                      v->max_turns == 0 ? "no search" : v->engine, "temperature", v->temperature, "max_turns",
-                      (json_int_t)v->max_turns, "sets", sets);
-        char *text = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
-        status = zs_file_write(out, text, (int64_t)strlen(text), err);
-        free(text);
-        json_decref(report);
-    }
+    if (status == ZS_OK && root && out) status = write_table(v, out, sets, err);
     json_decref(sets);
     if (v->predictions_file) fclose(v->predictions_file);
     return zs_comm_agree(v->comm, &v->comm->world, status, err);
@@ -187,7 +214,7 @@ static zs_status run_eval(const zs_arguments *arguments, zs_error *err) {
 }
 
 static const zs_option options[] = {
-    {"out", "FILE.json", "write the table as JSON"},
+    {"out", "FILE.json", "write the table as JSON, and as HDF5 beside it"},
     {"predictions", "FILE.jsonl", "write each episode with its scores"},
     {"temperature", "T", "sampling temperature, 0 is greedy (eval.temperature)"},
     {"samples", "N", "episodes for each question (1)"},

@@ -8,6 +8,7 @@
 #include "zerosearch/rollout.h"
 #include "zerosearch/run.h"
 #include "zerosearch/setup.h"
+#include "zerosearch/table.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -29,6 +30,9 @@ typedef struct trainer {
     int64_t step, total;
     int64_t *order, order_epoch; /* the question order of an epoch */
     zs_episodes mine, received;
+    double *timers; /* root: [steps since the last flush, ranks, phases] seconds, for timers.h5 */
+    double *timer_steps;
+    int64_t num_timers, timer_capacity;
     zs_engine_stats generated; /* at the end of the step before */
 } trainer;
 
@@ -169,6 +173,39 @@ static zs_status record_episodes(trainer *t, zs_error *err) {
                 : zs_fail(err, ZS_FAILED, "%s/episodes.jsonl: cannot be written (disk full?)", t->run.folder);
 }
 
+/* timers.h5: the seconds of each phase on each rank, one row a step; kept here and written with each
+ * checkpoint. */
+static void record_timers(trainer *t) {
+    double mine[ZS_NUM_PHASES];
+    for (int p = 0; p < ZS_NUM_PHASES; p++)
+        mine[p] = zs_phase_seconds(p);
+    char *all;
+    int64_t *lengths, row = (int64_t)t->comm->world.size * ZS_NUM_PHASES;
+    zs_comm_gather_bytes(t->comm, &t->comm->world, mine, sizeof mine, 0, &all, &lengths, "the timers");
+    if (!t->run.is_root) return;
+    if (t->num_timers == t->timer_capacity) {
+        int64_t grown = 2 * t->timer_capacity + 16;
+        t->timers = zs_grow(t->timers, t->timer_capacity * row, grown * row, sizeof(double));
+        t->timer_steps = zs_grow(t->timer_steps, t->timer_capacity, grown, sizeof(double));
+        t->timer_capacity = grown;
+    }
+    memcpy(t->timers + t->num_timers * row, all, (size_t)row * sizeof(double));
+    t->timer_steps[t->num_timers++] = (double)t->step;
+    zs_free(all);
+    zs_free(lengths);
+}
+
+static zs_status write_timers(trainer *t, zs_error *err) {
+    char path[600];
+    zs_column columns[] = {{"step", 1, 1, t->timer_steps, NULL},
+                           {"seconds", t->comm->world.size, ZS_NUM_PHASES, t->timers, NULL}};
+    if (!t->run.is_root || t->num_timers == 0) return ZS_OK;
+    zs_path_join(path, sizeof path, t->run.folder, "timers.h5");
+    zs_status status = zs_table_append(path, columns, 2, t->num_timers, err);
+    t->num_timers = 0;
+    return status;
+}
+
 typedef struct step_facts {
     double seconds, noise;
     zs_update_report update;
@@ -189,6 +226,7 @@ static zs_status record_step(trainer *t, step_facts *f, zs_error *err) {
     zs_comm_max(t->comm, &t->comm->world, &owner, 1, "the learners");
     zs_comm_broadcast_bytes(t->comm, &t->comm->world, update, sizeof update, (int)owner,
                             "the report of the learners");
+    record_timers(t);
     double seconds = f->seconds;
     json_t *phases = phase_seconds(t, &seconds), *busy = busy_shares(t, seconds);
     double generating = json_number_value(json_object_get(phases, zs_phase_names[ZS_PHASE_GENERATE]));
@@ -224,7 +262,9 @@ static zs_status save_checkpoint(trainer *t, zs_error *err) {
     char state[200];
     snprintf(state, sizeof state, "{\"kind\":\"train\",\"step\":%lld,\"updates\":%lld}", (long long)t->step,
              (long long)(t->optimizer ? t->optimizer->step : 0));
-    return zs_run_checkpoint(&t->run, t->optimizer, t->policy, t->step, state, err);
+    zs_status status = zs_comm_agree(t->comm, &t->comm->world, write_timers(t, err), err);
+    return status == ZS_OK ? zs_run_checkpoint(&t->run, t->optimizer, t->policy, t->step, state, err)
+                           : status;
 }
 
 static void broadcast_weights(trainer *t) {
@@ -408,6 +448,8 @@ static void release(trainer *t) {
     zs_episodes_free(&t->mine);
     zs_episodes_free(&t->received);
     zs_free(t->order);
+    zs_free(t->timers);
+    zs_free(t->timer_steps);
 }
 
 static zs_status run_train(const zs_arguments *arguments, zs_error *err) {

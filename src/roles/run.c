@@ -3,6 +3,7 @@
 #include "zerosearch/checkpoint.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/table.h"
 
 #include <jansson.h>
 #include <signal.h>
@@ -46,8 +47,7 @@ zs_status zs_run_open(zs_run *run, const zs_config *config, zs_comm *comm, bool 
     }
     if (status == ZS_OK && run->is_root) {
         int64_t step;
-        if (!resume && zs_config_bool(config, "run.replace"))
-            zs_checkpoint_prune(run->checkpoints, 0);
+        if (!resume && zs_config_bool(config, "run.replace")) zs_checkpoint_prune(run->checkpoints, 0);
         if (!resume && zs_checkpoint_list(run->checkpoints, &step, 1) > 0)
             status = zs_config_fail(config, "run.folder", err,
                                     "%s holds a run at step %lld already; give --resume to go on with it, "
@@ -106,6 +106,10 @@ zs_status zs_run_open_records(zs_run *run, int64_t first_step, bool with_episode
         status = open_record(run->folder, "metrics.jsonl", first_step, &run->metrics, err);
         if (status == ZS_OK && with_episodes)
             status = open_record(run->folder, "episodes.jsonl", first_step, &run->episodes, err);
+        char timers[600];
+        if (status == ZS_OK)
+            status = zs_table_cut(zs_path_join(timers, sizeof timers, run->folder, "timers.h5"), "step",
+                                  (double)first_step, err);
     }
     return zs_comm_agree(run->comm, &run->comm->world, status, err);
 }
