@@ -36,7 +36,7 @@ typedef struct command_line {
     bool show_config;
 } command_line;
 
-/* --- help --- */
+/* Help. */
 
 static void print_options(const zs_option *options, bool positional) {
     for (const zs_option *o = options; o && o->name; o++) {
@@ -84,7 +84,7 @@ static bool is_first_process(void) {
     return true;
 }
 
-/* --- the command line --- */
+/* The command line. */
 
 static const zs_command *find_command(const char *name) {
     for (int i = 0; i < NUM_COMMANDS; i++)
@@ -164,7 +164,7 @@ static zs_status parse(command_line *line, int argc, char **argv, zs_error *err)
     return status;
 }
 
-/* --- the run --- */
+/* The run. */
 
 static zs_status set_log_level(const command_line *line, const zs_config *config, zs_error *err) {
     static const char *const names[] = {"error", "warning", "info", "debug"};

@@ -12,7 +12,7 @@ check() { # name, condition's status
 }
 : >"$words"
 
-# --- score: expected values by hand ---
+# Score: expected values by hand.
 cat >"$folder/predictions.jsonl" <<'LINES'
 {"prediction":"The Beatles","golden_answers":["Beatles","Wings"],"id":7}
 {"prediction":"in New York","golden_answers":["New York"]}
@@ -53,7 +53,7 @@ else
     echo "skip score_golden (no $shared/golden/score.jsonl)"
 fi
 
-# --- index ---
+# Index.
 cat >"$folder/corpus.jsonl" <<'LINES'
 {"id":"p0","contents":"\"Jeff Porcaro\"\nA drummer of the band Toto."}
 {"id":"p1","contents":"\"Toto\"\nA rock band of Los Angeles."}
@@ -100,7 +100,7 @@ else
     echo "skip index_real_corpus (no $shared/qa/corpus.jsonl)"
 fi
 
-# --- the converter of simulation-tuning sets ---
+# The converter of simulation-tuning sets.
 cat >"$folder/simtune.jsonl" <<'LINES'
 {"query":"q {x}","question":"Q?","golden_answers":["A","B"],"label":"noisy","documents":["it is b.",{"title":"T","text":"one two. three"},{"title":"","text":""},"four"]}
 LINES

@@ -174,10 +174,8 @@ static void flip(const char *path, int64_t at) {
     MPI_Barrier(world);
 }
 
-/* --- a disk that fills up late ----------------------------------------------------------------------------
- * These stand in for the C library's functions, in MPI and HDF5 too: while a limit is set the file system
- * cannot reserve room, and nothing can be written beyond the limit. */
-
+/* A disk that fills up late. These stand in for the C library's functions, in MPI and HDF5 too: while a limit
+ * is set the file system cannot reserve room, and nothing can be written beyond the limit. */
 static int64_t disk_limit = INT64_MAX;
 static int refused_writes;
 
@@ -213,8 +211,7 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t at) {
     return pwritev(fd, parts, count, at);
 }
 
-/* --- tests ------------------------------------------------------------------------------------------------
- */
+/* Tests. */
 
 static void test_round_trip(void **state) {
     (void)state;

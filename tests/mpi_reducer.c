@@ -142,7 +142,7 @@ static void test_some_learners(void **state) {
     check_sizes();
 }
 
-/* --- weights --- */
+/* Weights. */
 
 static void check_weights(int64_t num_params, int64_t bucket) {
     zs_weights *weights = zs_weights_create(&comm, num_params, bucket);

@@ -84,7 +84,7 @@ judge() { # label
     fi
 }
 
-# --- single processes, a few at a time; judged in order as they end ---
+# Single processes, a few at a time; judged in order as they end.
 labels=()
 for source in tests/test_*.c; do
     label=$(basename "$source" .c)
@@ -100,7 +100,7 @@ done
 wait
 for label in "${labels[@]}"; do judge "$label"; done
 
-# --- MPI, one at a time ---
+# MPI, one at a time.
 [ -z "$leaks" ] || export ASAN_OPTIONS=detect_leaks=0
 for source in tests/mpi_*.c; do
     name=$(basename "$source" .c)
@@ -117,7 +117,7 @@ for source in tests/mpi_*.c; do
     done
 done
 
-# --- the program from outside ---
+# The program from outside.
 for script in tests/cli_*.sh; do
     label=$(basename "$script" .sh)
     [ -f "$script" ] && wanted "$label" "$@" || continue

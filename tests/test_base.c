@@ -51,7 +51,7 @@ static void write_plainly(const char *path, const void *bytes, size_t length) {
     assert_int_equal(fclose(file), 0);
 }
 
-/* --- random numbers --- */
+/* Random numbers. */
 
 /* Known answers of philox4x32-10, published with Random123 (kat_vectors). */
 static void philox_known_answers(void **state) {
@@ -148,7 +148,7 @@ static void shuffle_is_a_permutation(void **state) {
     assert_true(moved > N / 2);
 }
 
-/* --- memory --- */
+/* Memory. */
 
 static void memory_is_aligned_and_zeroed(void **state) {
     (void)state;
@@ -221,7 +221,7 @@ static void asserts_say_where(void **state) {
     expect_abort(wrong_at_work, "5 tokens lost (1 == 2) on rank 3, role learner, phase update, step 12");
 }
 
-/* --- errors and strings --- */
+/* Errors and strings. */
 
 static void errors_carry_where_and_why(void **state) {
     (void)state;
@@ -276,7 +276,7 @@ static void numbers_are_read_strictly(void **state) {
         assert_false(zs_parse_double(no_doubles[k], &d));
 }
 
-/* --- files --- */
+/* Files. */
 
 static void files_are_read_plain_and_gzip(void **state) {
     (void)state;
@@ -407,7 +407,7 @@ static void json_lines_longer_than_a_buffer(void **state) {
     zs_free(filler);
 }
 
-/* --- log --- */
+/* Log. */
 
 static void phases_add_up(void **state) {
     (void)state;

@@ -31,7 +31,7 @@ static void golden_folder(char *out, size_t size) {
         snprintf(out, size, "%s/golden", shared_folder());
 }
 
-/* --- a case: folder, model, expected values, its sequences packed into one batch --- */
+/* A case: folder, model, expected values, its sequences packed into one batch. */
 
 typedef struct golden_case {
     char folder[1400];
@@ -122,7 +122,7 @@ static void at_most(const golden_case *g, const char *what, double value, double
     if (!(value <= bound)) fail_msg("%s: %s off by %g, bound %g", g->folder, what, value, bound);
 }
 
-/* --- what is checked --- */
+/* What is checked. */
 
 static void check_outputs(const golden_case *g, zs_workspace *w, double tolerance) {
     int64_t total = g->batch.num_tokens, vocab = g->model->config.vocab_size;
@@ -288,7 +288,7 @@ static void each_case(void (*check)(const char *folder)) {
     assert_true(cases > 0);
 }
 
-/* --- the same through `zerosearch logprobs --logits --grads` --- */
+/* The same through `zerosearch logprobs --logits --grads`. */
 
 /* $ZS, or the binary beside this program's folder. False when there is none. */
 static bool find_binary(char *out, size_t size) {

@@ -50,8 +50,7 @@ static size_t build(char *out, const char *header, size_t data_bytes) {
     return 8 + length + data_bytes;
 }
 
-/* --- number formats: values from IEEE 754 and the bfloat16 definition ------------------------------------
- */
+/* Number formats: values from IEEE 754 and the bfloat16 definition. */
 
 static void test_formats(void **state) {
     (void)state;
@@ -99,8 +98,7 @@ static void test_formats(void **state) {
     }
 }
 
-/* --- safetensors ------------------------------------------------------------------------------------------
- */
+/* Safetensors. */
 
 static const char good_header[] =
     "{\"__metadata__\":{\"format\":\"pt\"},\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
@@ -242,8 +240,7 @@ static void test_safetensors_write(void **state) {
     assert_non_null(strstr(err.text, "no/such/folder"));
 }
 
-/* --- config.json ------------------------------------------------------------------------------------------
- */
+/* Config.json. */
 
 #define SIZES                                                                                                \
     "\"vocab_size\":64,\"hidden_size\":32,\"intermediate_size\":48,\"num_hidden_layers\":2,\"num_attention_" \
@@ -359,8 +356,7 @@ static void test_config_round_trip(void **state) {
     zs_string_free(&again);
 }
 
-/* --- folders ----------------------------------------------------------------------------------------------
- */
+/* Folders. */
 
 static zs_model *tiny_model(void) {
     zs_model_config c;
@@ -550,8 +546,7 @@ static void test_folder_disk_full(void **state) {
     zs_model_destroy(other);
 }
 
-/* --- golden folders: written by another program
- * ------------------------------------------------------------- */
+/* Golden folders: written by another program. */
 
 static void test_golden_load(void **state) {
     (void)state;

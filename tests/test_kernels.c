@@ -80,7 +80,7 @@ static void check_gradient(const char *what, int64_t n, float *x, const float *g
     zs_free(kept);
 }
 
-/* --- exp --- */
+/* Exp. */
 
 static void exp_is_accurate(void **state) {
     (void)state;
@@ -96,7 +96,7 @@ static void exp_is_accurate(void **state) {
     assert_true(isnan(zs_expf(NAN)));
 }
 
-/* --- GEMM --- */
+/* GEMM. */
 
 static void gemm_names_mean_what_they_say(void **state) {
     (void)state;
@@ -127,7 +127,7 @@ static void gemm_names_mean_what_they_say(void **state) {
     zs_free(b);
 }
 
-/* --- RMSNorm --- */
+/* RMSNorm. */
 
 typedef struct norm_case {
     int64_t rows, d;
@@ -175,7 +175,7 @@ static void rmsnorm(void **state) {
     zs_free(want);
 }
 
-/* --- rotary embedding --- */
+/* Rotary embedding. */
 
 typedef struct rope_case {
     int64_t rows, heads, head_dim, stride;
@@ -226,7 +226,7 @@ static void rope(void **state) {
     zs_free(want);
 }
 
-/* --- SwiGLU --- */
+/* SwiGLU. */
 
 typedef struct swiglu_case {
     int64_t rows, width;
@@ -262,7 +262,7 @@ static void swiglu(void **state) {
     zs_free(want);
 }
 
-/* --- attention --- */
+/* Attention. */
 
 typedef struct attention_case {
     int64_t num_sequences, heads, kv_heads, head_dim;
@@ -350,7 +350,7 @@ static void attention_survives_large_scores(void **state) {
         zs_free(all[i]);
 }
 
-/* --- log-softmax --- */
+/* Log-softmax. */
 
 typedef struct softmax_case {
     int64_t rows, vocab;
@@ -404,7 +404,7 @@ static void log_softmax(void **state) {
         zs_free(all[i]);
 }
 
-/* --- AdamW, sums --- */
+/* AdamW, sums. */
 
 static void adamw(void **state) {
     (void)state;

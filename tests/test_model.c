@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-/* --- helpers: a small model with large weights, a packed batch, its loss --- */
+/* Helpers: a small model with large weights, a packed batch, its loss. */
 
 static zs_model_config small_config(zs_architecture architecture) {
     zs_model_config c;
@@ -92,7 +92,7 @@ static void gradient_of(fixture *f, float *grads) {
     zs_model_backward(f->model, f->workspace, &f->batch, grads, NULL, NULL);
 }
 
-/* --- shapes and layout --- */
+/* Shapes and layout. */
 
 /* Parameter counts as the publishers state them; the demo's as its recipe does. */
 static void shapes_have_the_published_sizes(void **state) {
@@ -209,7 +209,7 @@ static void initial_weights(void **state) {
     zs_model_destroy(other);
 }
 
-/* --- gradients --- */
+/* Gradients. */
 
 /* Each tensor along two random directions, with a step that changes the loss by some hundredths: the f32
  * forward is good to about 1e-5 there, and the cubic term stays small. */
@@ -331,7 +331,7 @@ static void ready_spans_come_from_the_top_down(void **state) {
     }
 }
 
-/* --- packing --- */
+/* Packing. */
 
 static void packing_equals_separate_sequences(void **state) {
     (void)state;

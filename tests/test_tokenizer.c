@@ -75,7 +75,7 @@ static void test_llama3_vectors(void **state) {
     check_vectors("llama3");
 }
 
-/* --- round trips --- */
+/* Round trips. */
 
 static const char *const tags[] = {"<eos>", "<think>", "</think>", "<search>", "</search>", "<answer>"};
 enum { NUM_TAGS = 6 };
@@ -263,7 +263,7 @@ static void test_threads(void **state) {
     zs_tokenizer_destroy(tokenizer);
 }
 
-/* --- training --- */
+/* Training. */
 
 static void test_special_after_space(void **state) {
     (void)state;
@@ -336,7 +336,7 @@ static void test_training_refuses(void **state) {
     zs_tokenizer_destroy(tokenizer);
 }
 
-/* --- files of other people --- */
+/* Files of other people. */
 
 /* A document whose vocabulary is the 256 bytes, "ab" (256) and "abc" (257). */
 static json_t *small_document(void) {

@@ -71,10 +71,9 @@ void zs_comm_broadcast_bytes(const zs_comm *comm, const zs_group *group, void *d
 void zs_comm_gather_bytes(const zs_comm *comm, const zs_group *group, const void *data, int64_t bytes,
                           int root, char **out, int64_t **lengths, const char *what);
 
-/* --- search exchange: one round among the ranks of a pod
- * --------------------------------------------------------- Each rank holds an outbox for every pod rank; a
- * round delivers all of them. Counts and flags go by MPI_Ialltoall, payload by MPI_Ialltoallv. begin posts
- * the counts; poll moves the round on (call it from compute loops); finish completes it. Two rounds never
+/* Search exchange: one round among the ranks of a pod. Each rank holds an outbox for every pod rank; a round
+ * delivers all of them. Counts and flags go by MPI_Ialltoall, payload by MPI_Ialltoallv. begin posts the
+ * counts; poll moves the round on (call it from compute loops); finish completes it. Two rounds never
  * overlap. The flag of each rank is its own count of unfinished work; `pending` is the pod's sum, so that all
  * ranks see the same round as the last one. */
 typedef struct zs_exchange zs_exchange;
@@ -90,10 +89,10 @@ int64_t zs_exchange_finish(zs_exchange *exchange);
 /* The next received message (by sender's pod rank, then order), or NULL. Valid until the next begin. */
 const void *zs_exchange_take(zs_exchange *exchange, int *from, int64_t *bytes);
 
-/* --- gradient reduction and parameter gathering over the learners
- * -------------------------------------------------- The flat buffer is cut into buckets; each bucket into
- * learners.size blocks; a learner's shard is its block of every bucket. Gradients: each bucket, as soon
- * as backward is done with it, by MPI_Ialltoallv and a sum in order of rank; parameters: MPI_Iallgatherv. */
+/* Gradient reduction and parameter gathering over the learners. The flat buffer is cut into buckets; each
+ * bucket into learners.size blocks; a learner's shard is its block of every bucket. Gradients: each bucket,
+ * as soon as backward is done with it, by MPI_Ialltoallv and a sum in order of rank; parameters:
+ * MPI_Iallgatherv. */
 typedef struct zs_reducer zs_reducer;
 typedef struct zs_span {
     int64_t begin, count;
@@ -110,10 +109,9 @@ void zs_reducer_finish(zs_reducer *reducer, float *grads);
 /* Completes params from the owners' spans. */
 void zs_reducer_gather(zs_reducer *reducer, float *params);
 
-/* --- weight broadcast: learners -> every other rank that plays rollout
- * --------------------------------------------- In buckets of MPI_Ibcast within the pod from its first
- * learner. begin posts, poll moves on, finish completes. When learner and rollout are the same rank there is
- * nothing to do there. Ranks that are neither (pure simulators) take no part. */
+/* Weight broadcast: learners -> every other rank that plays rollout. In buckets of MPI_Ibcast within the pod
+ * from its first learner. begin posts, poll moves on, finish completes. When learner and rollout are the same
+ * rank there is nothing to do there. Ranks that are neither (pure simulators) take no part. */
 typedef struct zs_weights zs_weights;
 /* Collective on pod; num_params is not read on ranks that take no part. */
 zs_weights *zs_weights_create(const zs_comm *comm, int64_t num_params, int64_t bucket_params);

@@ -31,7 +31,7 @@ zs_status zs_fail_context(zs_error *err, const char *format, ...) __attribute__(
 void zs_assert_failed(const char *condition, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 4, 5), noreturn));
 
-/* Test hook: ZS_TEST_KILL="PLACE:NUMBER" in the environment ends this process by SIGKILL when it gets there. */
+/* Test hook: ZS_TEST_KILL="PLACE:NUMBER" in the environment ends this process by SIGKILL there. */
 void zs_test_kill(const char *place, long long number);
 
 #endif

@@ -22,7 +22,7 @@ struct zs_config {
     value *values; /* parallel to zs_schema */
 };
 
-/* --- values --- */
+/* Values. */
 
 static void clear_texts(value *v) {
     for (int i = 0; i < v->count; i++)
@@ -174,7 +174,7 @@ static zs_status put_setting(const zs_key *key, value *v, const config_setting_t
     return status;
 }
 
-/* --- names --- */
+/* Names. */
 
 static int find_key(const char *name) {
     for (int i = 0; i < zs_schema_count; i++)
@@ -243,7 +243,7 @@ static zs_status unknown_key(const char *name, const char *source, zs_error *err
     return zs_fail(err, ZS_USAGE, "%s: unknown key '%.200s'", source, name);
 }
 
-/* --- reading --- */
+/* Reading. */
 
 static zs_status read_group(zs_config *config, const config_setting_t *group, const char *prefix,
                             const char *path, zs_error *err) {
@@ -395,7 +395,7 @@ zs_status zs_config_load(const char *path, const char *const *overrides, int num
     return status;
 }
 
-/* --- asking --- */
+/* Asking. */
 
 static const value *ask(const zs_config *config, const char *name, int type) {
     int index = find_key(name);
@@ -444,7 +444,7 @@ zs_status zs_config_fail(const zs_config *config, const char *key, zs_error *err
     return zs_fail(err, ZS_USAGE, "%s: %s: %.700s", source ? source : "default", key, text);
 }
 
-/* --- writing --- */
+/* Writing. */
 
 static void quote(const char *text, zs_string *out) {
     zs_string_puts(out, "\"");

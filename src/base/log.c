@@ -95,7 +95,7 @@ double zs_seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* --- progress --- */
+/* Progress. */
 
 /* "0:07", "12:34", "1:02:03"; "-:--" when not known. */
 static const char *duration(char out[32], double seconds) {
@@ -181,7 +181,7 @@ void zs_progress_end(zs_progress *progress) {
     if (state.rank == 0) close_line();
 }
 
-/* --- phases --- */
+/* Phases. */
 
 const char *const zs_phase_names[ZS_NUM_PHASES] = {"generate",  "simulate",   "exchange",
                                                    "reference", "update",     "reduce",

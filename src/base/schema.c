@@ -2,12 +2,18 @@
 
 #include <stddef.h>
 
-#define INT(name, value, min, max, help)   {name, ZS_KEY_INT, value, min, max, "", NULL, help}
-#define FLOAT(name, value, min, max, help) {name, ZS_KEY_FLOAT, value, min, max, "", NULL, help}
-#define BOOL(name, value, help)            {name, ZS_KEY_BOOL, value, 0, 1, "", NULL, help}
-#define STRING(name, value, help)          {name, ZS_KEY_STRING, 0, 0, 0, value, NULL, help}
-#define CHOICE(name, value, choices, help) {name, ZS_KEY_STRING, 0, 0, 0, value, choices, help}
-#define STRINGS(name, help)                {name, ZS_KEY_STRINGS, 0, 0, 0, "", NULL, help}
+#define INT(name, value, min, max, help)                                                                     \
+    { name, ZS_KEY_INT, value, min, max, "", NULL, help }
+#define FLOAT(name, value, min, max, help)                                                                   \
+    { name, ZS_KEY_FLOAT, value, min, max, "", NULL, help }
+#define BOOL(name, value, help)                                                                              \
+    { name, ZS_KEY_BOOL, value, 0, 1, "", NULL, help }
+#define STRING(name, value, help)                                                                            \
+    { name, ZS_KEY_STRING, 0, 0, 0, value, NULL, help }
+#define CHOICE(name, value, choices, help)                                                                   \
+    { name, ZS_KEY_STRING, 0, 0, 0, value, choices, help }
+#define STRINGS(name, help)                                                                                  \
+    { name, ZS_KEY_STRINGS, 0, 0, 0, "", NULL, help }
 
 /* Keys of one group stand together: the resolved settings are written in this order. */
 /* clang-format off */

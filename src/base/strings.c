@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-/* --- strings --- */
+/* Strings. */
 
 static void reserve(zs_string *string, int64_t extra) {
     int64_t needed = string->length + extra + 1;
@@ -59,7 +59,7 @@ void zs_string_free(zs_string *string) {
     *string = (zs_string){0};
 }
 
-/* --- files --- */
+/* Files. */
 
 /* A plain or gzip file, by its magic bytes. NULL with errno where it cannot be opened. */
 static gzFile open_plain_or_gzip(const char *path) {
@@ -219,7 +219,7 @@ char *zs_path_join(char *out, size_t size, const char *folder, const char *name)
     return out;
 }
 
-/* --- numbers --- */
+/* Numbers. */
 
 bool zs_parse_int(const char *text, int64_t *out) {
     if (!text || !(text[0] == '-' || text[0] == '+' || (text[0] >= '0' && text[0] <= '9'))) return false;
@@ -242,7 +242,7 @@ bool zs_parse_double(const char *text, double *out) {
     return true;
 }
 
-/* --- JSON lines --- */
+/* JSON lines. */
 
 struct zs_json_lines {
     gzFile file;    /* NULL: stdin, read as it comes so that a pipe is answered line by line */

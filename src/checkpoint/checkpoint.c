@@ -45,8 +45,7 @@ static uint32_t crc_of(const float *data, int64_t count) {
     return (uint32_t)crc32_z(crc32(0, NULL, 0), (const unsigned char *)data, (size_t)count * sizeof *data);
 }
 
-/* --- who owns what
- * -------------------------------------------------------------------------------------------- */
+/* Who owns what. */
 
 typedef struct owned { /* a piece of some rank */
     int64_t begin, count, rank;
@@ -118,8 +117,7 @@ static void map_free(map *map) {
     zs_free(map->mine);
 }
 
-/* --- writing
- * -------------------------------------------------------------------------------------------------- */
+/* Writing. */
 
 typedef struct requests {
     MPI_Request *list;
@@ -320,8 +318,7 @@ zs_status zs_checkpoint_write(MPI_Comm comm, const char *path, const zs_model *l
     return status;
 }
 
-/* --- reading
- * -------------------------------------------------------------------------------------------------- */
+/* Reading. */
 
 /* The file's model against the one that asks, by the numbers that shape the arrays. */
 static zs_status check_model(const char *path, const zs_model_config *file, const zs_model_config *own,

@@ -189,8 +189,7 @@ zs_status zs_store_finish(const char *path, const zs_checkpoint_array *arrays, i
     return status;
 }
 
-/* --- reading
- * -------------------------------------------------------------------------------------------------- */
+/* Reading. */
 
 zs_status zs_store_read_text(hid_t file, const char *path, const char *name, zs_string *out, zs_error *err) {
     hid_t set = H5Dopen2(file, name, H5P_DEFAULT);

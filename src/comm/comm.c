@@ -62,7 +62,7 @@ void zs_pod_describe(const zs_comm *comm, const char *name, const int *pod_ranks
     if (used + 1 < size) snprintf(out + used, size - used, "}");
 }
 
-/* --- start and finish --- */
+/* Start and finish. */
 
 /* Many containers forbid process_vm_readv, by which Open MPI copies large messages between ranks of one node;
  * it then prints a warning for every pair. Asking this process itself shows whether the call is allowed. */
@@ -138,7 +138,7 @@ void zs_comm_finish(zs_comm *comm) {
     if (!finalized) MPI_Finalize();
 }
 
-/* --- roles --- */
+/* Roles. */
 
 enum { SIMULATOR = 1, ROLLOUT = 2, LEARNER = 4 };
 
@@ -266,7 +266,7 @@ zs_status zs_comm_divide(zs_comm *comm, zs_layout layout, int simulators, int ro
     return ZS_OK;
 }
 
-/* --- faults --- */
+/* Faults. */
 
 zs_status zs_comm_agree(const zs_comm *comm, const zs_group *group, zs_status status, zs_error *err) {
     if (group->comm == MPI_COMM_NULL) return status;

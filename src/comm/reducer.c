@@ -121,7 +121,7 @@ int zs_reducer_spans(const zs_reducer *reducer, const zs_span **spans) {
     return reducer->num_spans;
 }
 
-/* --- gradients --- */
+/* Gradients. */
 
 static int64_t nth_from_top(const zs_reducer *reducer, int64_t n) {
     return reducer->num_buckets - 1 - n;
@@ -199,7 +199,7 @@ void zs_reducer_finish(zs_reducer *reducer, float *grads) {
     reducer->num_posted = reducer->num_done = 0;
 }
 
-/* --- parameters --- */
+/* Parameters. */
 
 void zs_reducer_gather(zs_reducer *reducer, float *params) {
     int size = reducer->group.size;

@@ -77,7 +77,8 @@ zs_status zs_bench_limits(zs_bench *bench, zs_error *err) {
     return ZS_OK;
 }
 
-/* --- options --- */
+/* Options. */
+
 static zs_status read_batches(zs_bench *bench, const char *list, zs_error *err) {
     const char *at = list;
     while (*at) {

@@ -32,7 +32,8 @@ static int64_t float_count(const zs_bench *bench) {
     return count < (1 << 28) ? count : 1 << 28;
 }
 
-/* --- exchange: a round in which every rank sends every other one message --- */
+/* Exchange: a round in which every rank sends every other one message. */
+
 static double exchange_seconds(const zs_bench *bench, const char *message, int64_t bytes) {
     zs_exchange *exchange = zs_exchange_create(bench->comm);
     double best = INFINITY;
@@ -94,7 +95,8 @@ zs_status zs_bench_exchange(zs_bench *bench, zs_error *err) {
     return ZS_OK;
 }
 
-/* --- allreduce: gradients reduced to their owners, parameters gathered from them --- */
+/* Allreduce: gradients reduced to their owners, parameters gathered from them. */
+
 zs_status zs_bench_allreduce(zs_bench *bench, zs_error *err) {
     zs_status status = zs_comm_divide(bench->comm, ZS_LAYOUT_COLOCATED, 0, 0, 0, 1, false, err);
     if (status != ZS_OK) return status;
@@ -123,7 +125,8 @@ zs_status zs_bench_allreduce(zs_bench *bench, zs_error *err) {
     return ZS_OK;
 }
 
-/* --- broadcast: learner to rollouts, as `layout = "auto"` divides the ranks --- */
+/* Broadcast: learner to rollouts, as `layout = "auto"` divides the ranks. */
+
 zs_status zs_bench_broadcast(zs_bench *bench, zs_error *err) {
     zs_status status = zs_comm_divide(bench->comm, ZS_LAYOUT_AUTO, 0, 1, 1, 1, false, err);
     if (status != ZS_OK) return status;
@@ -158,7 +161,8 @@ zs_status zs_bench_broadcast(zs_bench *bench, zs_error *err) {
     return ZS_OK;
 }
 
-/* --- checkpoint: parameters and both moments, beside a plain file for each rank --- */
+/* Checkpoint: parameters and both moments, beside a plain file for each rank. */
+
 static zs_status plain_write(const char *path, const float *data, int64_t count, zs_error *err) {
     int file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const char *at = (const char *)data;

@@ -37,7 +37,8 @@ static zs_model *random_model(const zs_bench *bench) {
     return model;
 }
 
-/* --- gemm: each product of a layer, at the row counts of a training batch and of the decode batches --- */
+/* Gemm: each product of a layer, at the row counts of a training batch and of the decode batches. */
+
 typedef struct gemm_work {
     int64_t m, n, k;
     float *a, *b, *c;
@@ -87,7 +88,8 @@ zs_status zs_bench_gemm(zs_bench *bench, zs_error *err) {
     return ZS_OK;
 }
 
-/* --- train: forward, head, backward, optimizer --- */
+/* Train: forward, head, backward, optimizer. */
+
 typedef struct train_work {
     zs_model *model;
     zs_workspace *workspace;
@@ -146,7 +148,8 @@ zs_status zs_bench_train(zs_bench *bench, zs_error *err) {
     return ZS_OK;
 }
 
-/* --- prefill and decode --- */
+/* Prefill and decode. */
+
 typedef struct generation {
     zs_engine *engine;
     int32_t *prompt;
@@ -245,7 +248,8 @@ zs_status zs_bench_decode(zs_bench *bench, zs_error *err) {
     return ZS_OK;
 }
 
-/* --- tokenize: words of a made-up language --- */
+/* Tokenize: words of a made-up language. */
+
 zs_status zs_bench_tokenize(zs_bench *bench, zs_error *err) {
     zs_rng rng = zs_rng_make(2, ZS_STREAM_TEST, 0, 0, 0);
     zs_string text = {0};

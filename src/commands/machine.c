@@ -17,7 +17,7 @@
 extern char *openblas_get_corename(void) __attribute__((weak));
 extern void openblas_set_num_threads(int) __attribute__((weak));
 
-/* --- BLAS kernel --- */
+/* BLAS kernel. */
 
 const char *zs_machine_kernel(void) {
     return openblas_get_corename ? openblas_get_corename() : "unknown";
@@ -49,7 +49,7 @@ void zs_machine_choose_kernel(char **argv) {
     unsetenv("OPENBLAS_CORETYPE"); /* could not: go on with the kernel that there is */
 }
 
-/* --- cores and threads --- */
+/* Cores and threads. */
 
 int zs_machine_cores(void) {
     cpu_set_t cores;
@@ -96,7 +96,7 @@ void zs_machine_set_threads(const zs_comm *comm, zs_string *out) {
     zs_string_printf(out, "; BLAS kernel %s", zs_machine_kernel());
 }
 
-/* --- rates --- */
+/* Rates. */
 
 double zs_machine_sgemm_rate(void) {
     enum { N = 512 };
@@ -119,16 +119,21 @@ double zs_machine_sgemm_rate(void) {
 }
 
 double zs_machine_read_rate(void) {
-    const int64_t count = INT64_C(1) << 26;
+    const int64_t count = INT64_C(1) << 26, block = INT64_C(1) << 12;
     float *data = ZS_NEW(float, count);
     double best = 1e30;
     volatile float sink;
     for (int run = 0; run < 4; run++) {
         double start = zs_seconds();
         float sum = 0;
-#pragma omp parallel for simd reduction(+ : sum) schedule(static)
-        for (int64_t i = 0; i < count; i++)
-            sum += data[i];
+#pragma omp parallel for reduction(+ : sum) schedule(static)
+        for (int64_t begin = 0; begin < count; begin += block) {
+            float part = 0;
+#pragma omp simd reduction(+ : part)
+            for (int64_t i = begin; i < begin + block; i++)
+                part += data[i];
+            sum += part;
+        }
         sink = sum;
         double spent = zs_seconds() - start;
         best = spent < best ? spent : best;

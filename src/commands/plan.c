@@ -39,8 +39,7 @@ typedef struct plan {
     double gemm, read; /* measured: flop/s, bytes/s */
 } plan;
 
-/* --- memory
- * --------------------------------------------------------------------------------------------------- */
+/* Memory. */
 
 typedef struct memory { /* bytes of one rank */
     double weights, gradients, optimizer, reference, activations, cache;
@@ -117,8 +116,7 @@ static void print_memory(const plan *p) {
            total / (1 << 30), here / (1 << 30));
 }
 
-/* --- communication
- * -------------------------------------------------------------------------------------------- */
+/* Communication. */
 
 static void print_volumes(const plan *p) {
     const double mb = 1e6, learners = (double)p->ranks[LEARNER], searches = p->episodes * (p->turns - 1);
@@ -138,8 +136,7 @@ static void print_volumes(const plan *p) {
            separate && p->simulated ? searches * (4 * p->document_tokens + 500) / mb : 0.0);
 }
 
-/* --- time
- * ----------------------------------------------------------------------------------------------------- */
+/* Time. */
 
 /* Flops of a forward pass over `tokens` tokens in sequences of `length`: two for each weight in a product
  * (the embedding is looked up, the head is a product), and causal attention, whose mean row sees length / 2.
@@ -253,8 +250,7 @@ static void print_times(const plan *p, int64_t world) {
            (long long)best[SIMULATOR], (long long)best[ROLLOUT], (long long)best[LEARNER]);
 }
 
-/* --- reading what is asked
- * ------------------------------------------------------------------------------------ */
+/* Reading what is asked. */
 
 static zs_status read_model(const zs_arguments *arguments, const char *option, const char *key, bool *given,
                             zs_model_config *out, zs_error *err) {

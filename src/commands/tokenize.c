@@ -21,7 +21,7 @@ static const zs_option options[] = {
     {"out", "DIR", "where the trained tokenizer.json goes"},
     {NULL, NULL, NULL}};
 
-/* --- encoding and decoding --- */
+/* Encoding and decoding. */
 
 static zs_status write_out(const char *bytes, int64_t length, zs_error *err) {
     if (fwrite(bytes, 1, (size_t)length, stdout) != (size_t)length || fflush(stdout) != 0)
@@ -117,7 +117,7 @@ static zs_status convert(const zs_arguments *arguments, zs_error *err) {
     return status;
 }
 
-/* --- training --- */
+/* Training. */
 
 /* Texts one after another; text i is bytes[begin[i]] .. bytes[begin[i + 1]]. */
 typedef struct corpus {

@@ -54,8 +54,7 @@ static void pick_questions(trainer *t, int64_t step, int64_t n, int64_t *picked)
     }
 }
 
-/* ---- evaluation during training: the policy as it is, the eval engine on every rollout rank
- * ---------------------------- */
+/* Evaluation during training: the policy as it is, the eval engine on every rollout rank. */
 
 static json_t *evaluate(trainer *t) {
     zs_phase_begin(ZS_PHASE_EVALUATE);
@@ -82,8 +81,7 @@ static json_t *evaluate(trainer *t) {
                      "turns", means.turns, "searches", means.searches);
 }
 
-/* ---- records
- * -------------------------------------------------------------------------------------------------------- */
+/* Records. */
 
 static json_t *phase_seconds(const trainer *t, double *step_seconds) {
     double seconds[ZS_NUM_PHASES + 1];
@@ -254,9 +252,7 @@ static zs_status record_step(trainer *t, step_facts *f, zs_error *err) {
     return zs_run_record(&t->run, t->run.metrics, record, err);
 }
 
-/* ---- the loop
- * ---------------------------------------------------------------------------------------------------------
- */
+/* The loop. */
 
 static zs_status save_checkpoint(trainer *t, zs_error *err) {
     char state[200];
@@ -353,8 +349,7 @@ static zs_status train_steps(trainer *t, zs_error *err) {
     return status;
 }
 
-/* ---- before and after
- * -------------------------------------------------------------------------------------------------- */
+/* Before and after. */
 
 static zs_status load(trainer *t, zs_error *err) {
     const zs_config *config = t->config;

@@ -57,7 +57,7 @@ void zs_world_draw_year(zs_rng *rng, char out[ZS_WORLD_WORD]) {
     snprintf(out, ZS_WORLD_WORD, "%d", (int)(1500 + zs_rng_below(rng, 500)));
 }
 
-/* --- a closed world --- */
+/* A closed world. */
 
 typedef char word[ZS_WORLD_WORD];
 
@@ -181,7 +181,7 @@ void zs_world_draw_chain(zs_rng *rng, zs_world_chain *chain) {
     } while (!fits);
 }
 
-/* --- texts --- */
+/* Texts. */
 
 /* Subjects come before their objects in every form: a causal model then meets the key before the value. */
 void zs_world_sentence(const zs_fact *fact, int form, zs_string *out) {

@@ -82,7 +82,7 @@ static void fresh(writer *w, zs_world_type type, char out[ZS_WORLD_WORD]) {
     if (w->num_used < MAX_USED) memcpy(w->used[w->num_used++], out, ZS_WORLD_WORD);
 }
 
-/* --- documents --- */
+/* Documents. */
 
 typedef struct documents {
     int count;
@@ -168,7 +168,7 @@ static void show_documents(writer *w, const documents *docs) {
     zs_string_free(&text);
 }
 
-/* --- the four kinds --- */
+/* The four kinds. */
 
 static void write_list(writer *w) {
     char words[24][ZS_WORLD_WORD], text[256];
@@ -381,7 +381,7 @@ void zs_world_text(uint64_t seed, zs_world_kind kind, int64_t index, const zs_wo
     if (line) zs_string_puts(line, "]}\n");
 }
 
-/* --- stages --- */
+/* Stages. */
 
 zs_world_kind zs_world_first_stage(uint64_t seed, int64_t index, int64_t count,
                                    zs_world_text_options *options) {

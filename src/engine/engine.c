@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- lists of handles --- */
+/* Lists of handles. */
+
 static void list_push(handle_list *list, int64_t handle) {
     if (list->end == list->capacity && list->begin > list->capacity / 2) {
         memmove(list->data, list->data + list->begin, (size_t)(list->end - list->begin) * sizeof(int64_t));
@@ -40,7 +41,8 @@ static void list_remove(handle_list *list, int64_t handle) {
         }
 }
 
-/* --- creation --- */
+/* Creation. */
+
 static zs_engine_options complete_options(const zs_engine_options *given) {
     zs_engine_options o = *given;
     ZS_ASSERT(o.max_batch > 0 && o.max_length > 0, "max_batch and max_length of an engine must be positive");
@@ -115,7 +117,8 @@ void zs_engine_destroy(zs_engine *engine) {
         zs_free(all[i]);
 }
 
-/* --- submission --- */
+/* Submission. */
+
 static sequence *get_sequence(const zs_engine *engine, int64_t handle) {
     ZS_ASSERT(handle >= 0 && handle < engine->num_sequences &&
                   engine->sequences[handle].state != SEQUENCE_FREE,
@@ -238,7 +241,7 @@ void zs_engine_release(zs_engine *engine, int64_t handle) {
     list_push(&engine->unused, handle);
 }
 
-/* --- one step --- */
+/* One step. */
 
 /* Sequences that go on hold pages already, so they come before new ones. */
 static void admit(zs_engine *engine) {
@@ -358,7 +361,8 @@ int64_t zs_engine_step(zs_engine *engine) {
     return computed;
 }
 
-/* --- what the caller reads --- */
+/* What the caller reads. */
+
 int64_t zs_engine_next_finished(zs_engine *engine, zs_finish *reason) {
     if (list_count(&engine->finished) == 0) return -1;
     int64_t handle = list_pop(&engine->finished);

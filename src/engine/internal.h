@@ -71,9 +71,9 @@ static inline int64_t zs_round_up(int64_t x, int64_t to) {
     return (x + to - 1) / to * to;
 }
 
-/* --- paged cache (kv_cache.c) ---
- * A page holds page_size tokens of every layer and KV head. Inside, blocks of 16 tokens: keys transposed
- * [head_dim, 16], so that 16 scores are one vector and need no horizontal sum; values [16, padded_dim]. */
+/* Paged cache (kv_cache.c). A page holds page_size tokens of every layer and KV head. Inside, blocks of 16
+ * tokens: keys transposed [head_dim, 16], so that 16 scores are one vector and need no horizontal sum; values
+ * [16, padded_dim]. */
 typedef struct zs_kv_cache {
     int64_t layers, kv_heads, head_dim, padded_dim; /* padded_dim: head_dim rounded up to 16 */
     int64_t page_size, num_pages, num_free, least_free;
@@ -108,7 +108,8 @@ static inline float *zs_kv_values(const zs_kv_cache *cache, int64_t block_start)
     return cache->values + block_start * cache->padded_dim;
 }
 
-/* --- attention (paged_attention.c) --- */
+/* Attention (paged_attention.c). */
+
 typedef struct zs_segment { /* consecutive tokens of one sequence in the packed batch */
     int64_t row, count;
     int64_t position; /* of its first token in the sequence */
@@ -126,11 +127,13 @@ void zs_paged_attention(const zs_kv_cache *cache, int64_t layer, int64_t num_seg
                         const zs_segment *segments, int64_t heads, const float *qkv, int64_t qkv_stride,
                         float *out, float *scratch, int64_t scratch_stride, int threads);
 
-/* --- sampler (sampler.c) --- */
+/* Sampler (sampler.c). */
+
 /* Draws one token from logits [vocab] by the uniform `u`; overwrites logits. *log_prob as in engine.h. */
 int32_t zs_sample(float *logits, int64_t vocab, const zs_sampling *sampling, double u, float *log_prob);
 
-/* --- one packed step (forward.c) --- */
+/* One packed step (forward.c). */
+
 typedef struct zs_step_buffers {
     int64_t max_rows, max_samples, logit_rows; /* logit_rows: rows of logits computed at a time */
     int threads;

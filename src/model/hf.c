@@ -20,8 +20,7 @@
 #define SINGLE_FILE "model.safetensors"
 #define INDEX_FILE  "model.safetensors.index.json"
 
-/* --- loading
- * ------------------------------------------------------------------------------------------------ */
+/* Loading. */
 
 typedef struct shards { /* the weight files of a folder */
     int count;
@@ -189,8 +188,7 @@ zs_status zs_hf_load(const char *folder, zs_model **out, zs_error *err) {
     return status;
 }
 
-/* --- saving
- * ------------------------------------------------------------------------------------------------- */
+/* Saving. */
 
 typedef struct saved { /* files written aside under NAME.new, to be renamed together */
     char folder[PATH_BYTES];

@@ -244,8 +244,7 @@ zs_status zs_hf_read_config(const char *folder, zs_model_config *out, zs_error *
     return status;
 }
 
-/* --- writing
- * ------------------------------------------------------------------------------------------------ */
+/* Writing. */
 
 /* The shortest decimal text that reads back as the same number, with a point or exponent so that it stays a
  * float for readers that care. */

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* --- named shapes --- */
+/* Named shapes. */
 
 const char *const zs_model_shape_names = "qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b, qwen2.5-14b, "
                                          "llama3.2-1b, llama3.2-3b, demo, tiny";
@@ -136,7 +136,7 @@ void zs_rope_frequencies(const zs_model_config *config, double *inv_freq) {
     }
 }
 
-/* --- the flat layout --- */
+/* The flat layout. */
 
 typedef struct layout {
     zs_model *model;
@@ -229,7 +229,7 @@ const zs_tensor *zs_model_find(const zs_model *model, const char *name) {
     return NULL;
 }
 
-/* --- initialisation --- */
+/* Initialisation. */
 
 /* Normal number of element `index`: four from each Philox block by Box-Muller, so that the draw of an element
  * depends on nothing but the seed and its place. */

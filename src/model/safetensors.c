@@ -256,8 +256,7 @@ const zs_st_tensor *zs_safetensors_find(const zs_safetensors *file, const char *
     return NULL;
 }
 
-/* --- writing
- * ------------------------------------------------------------------------------------------------ */
+/* Writing. */
 
 /* The header, padded with blanks so that the data begins at a multiple of 8. */
 static void print_header(const zs_st_tensor *tensors, int count, zs_string *out) {

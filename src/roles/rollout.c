@@ -45,8 +45,7 @@ struct zs_rollout {
 
 static const char *const stops[] = {"</search>", "</answer>"};
 
-/* ---- messages between ranks: a head, then NUL-ended strings
- * ---------------------------------------------------- */
+/* Messages between ranks: a head, then NUL-ended strings. */
 
 typedef struct message_head {
     int32_t is_reply, noisy, failed, reserved;
@@ -61,8 +60,7 @@ static void message_put_strings(zs_string *message, const message_head *head, in
         zs_string_append(message, strings[i], (int64_t)strlen(strings[i]) + 1);
 }
 
-/* ---- episodes
- * -------------------------------------------------------------------------------------------------------- */
+/* Episodes. */
 
 static void add_kind(episode *e, int64_t n, zs_token_kind kind) {
     if (e->kind_count + n > e->kind_capacity) {
@@ -308,8 +306,7 @@ static void observe(zs_rollout *r, episode *e, const char *documents) {
     zs_string_free(&text);
 }
 
-/* ---- one round
- * ----------------------------------------------------------------------------------------------------- */
+/* One round. */
 
 static void decode_some(zs_rollout *r, bool *worked) {
     if (!r->engine) return;
@@ -426,8 +423,7 @@ void zs_rollout_run(zs_rollout *r, zs_search *search, const zs_rollout_task *tas
     collect(r, out);
 }
 
-/* ---- making one
- * ------------------------------------------------------------------------------------------------------ */
+/* Making one. */
 
 static zs_status load_templates(zs_rollout *r, const zs_config *config, zs_error *err) {
     struct {

@@ -58,7 +58,7 @@ static zs_status fail_sqlite(zs_error *err, const char *path, sqlite3 *db, const
     return zs_fail(err, ZS_FAILED, "%s: %s: %s", path, doing, db ? sqlite3_errmsg(db) : "out of memory");
 }
 
-/* --- building --- */
+/* Building. */
 
 /* Contents are the quoted title, a newline, the text; without a quoted first line all of it is text. */
 static void split_contents(const char *contents, int64_t length, int64_t *title_end, int64_t *body_begin) {
@@ -168,7 +168,7 @@ static zs_status flush_file(const char *path, zs_error *err) {
     return ok ? ZS_OK : zs_fail(err, ZS_FAILED, "%s: cannot be flushed: %s", path, strerror(reason));
 }
 
-/* --- opening --- */
+/* Opening. */
 
 /* immutable=1 needs the URI form, in which ?, # and % of a path are written in hexadecimal. */
 static void file_uri(const char *path, zs_string *uri) {
@@ -285,7 +285,7 @@ void zs_corpus_close(zs_corpus *corpus) {
     zs_free(corpus);
 }
 
-/* --- searching --- */
+/* Searching. */
 
 static bool is_token(utf8proc_int32_t code) { /* unicode61: letters, numbers, private use, and their marks */
     utf8proc_category_t kind = utf8proc_category(code);

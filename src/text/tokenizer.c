@@ -11,7 +11,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* --- ids --- */
+/* Ids. */
 
 void zs_ids_append(zs_ids *ids, const int32_t *data, int64_t length) {
     if (ids->length + length > ids->capacity) {
@@ -35,7 +35,7 @@ void zs_ids_free(zs_ids *ids) {
     *ids = (zs_ids){0};
 }
 
-/* --- encoders: one for each thread that is encoding at the moment --- */
+/* Encoders: one for each thread that is encoding at the moment. */
 
 static zs_encoder *encoder_create(const zs_tokenizer *tokenizer) {
     zs_encoder *encoder = ZS_NEW(zs_encoder, 1);
@@ -84,7 +84,7 @@ void zs_encoder_return(const zs_tokenizer *tokenizer, zs_encoder *encoder) {
     pthread_mutex_unlock(&owner->lock);
 }
 
-/* --- UTF-8 --- */
+/* UTF-8. */
 
 int zs_utf8_length(const char *text, int64_t length) {
     if (length > 0 && (unsigned char)text[0] < 0x80) return 1;
@@ -152,7 +152,7 @@ static bool is_word(int32_t c) {
     }
 }
 
-/* --- normalisation --- */
+/* Normalisation. */
 
 /* Characters below U+0300 are in NFC whatever stands beside them, unless a mark from U+0300 on follows. */
 static bool is_normal(const char *text, int64_t length) {
@@ -194,7 +194,7 @@ void zs_tokenizer_normalize(zs_encoder *encoder, const char *text, int64_t lengt
     }
 }
 
-/* --- pre-tokenizing --- */
+/* Pre-tokenizing. */
 
 /* The next non-empty match from `from` on. A matcher that gives up counts as "no match": nothing is lost. */
 static bool next_match(zs_encoder *encoder, const zs_stage *stage, const char *text, int64_t length,
@@ -251,7 +251,7 @@ static void split_runs(zs_encoder *encoder, const char *text, int64_t length, co
     }
 }
 
-/* --- added tokens --- */
+/* Added tokens. */
 
 static int compare_added(const void *x, const void *y) {
     const zs_added *a = *(const zs_added *const *)x, *b = *(const zs_added *const *)y;
@@ -352,7 +352,7 @@ void zs_tokenizer_words(const zs_tokenizer *tokenizer, zs_encoder *encoder, cons
     split_added(encoder, &tokenizer->raw_added, text, length, sink, split_normal);
 }
 
-/* --- the interface --- */
+/* The interface. */
 
 static void encode_word(void *context, const char *bytes, int64_t length) {
     zs_bpe_word(context, bytes, length);

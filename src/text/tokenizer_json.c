@@ -16,7 +16,7 @@
 static const char gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
-/* --- small readers --- */
+/* Small readers. */
 
 /* A boolean field, false when absent or null. */
 static zs_status read_flag(const json_t *object, const char *key, const char *where, const char *name,
@@ -37,7 +37,7 @@ static bool is_absent(const json_t *value) {
     return !value || json_is_null(value);
 }
 
-/* --- normalizer and pre-tokenizers --- */
+/* Normalizer and pre-tokenizers. */
 
 static zs_status read_normalizer(zs_tokenizer *tokenizer, const json_t *value, const char *name,
                                  zs_error *err) {
@@ -174,7 +174,7 @@ static zs_status read_stages(zs_tokenizer *tokenizer, const json_t *value, const
     return status;
 }
 
-/* --- the model --- */
+/* The model. */
 
 static zs_status check_model(zs_tokenizer *tokenizer, const json_t *model, const char *name, zs_error *err) {
     if (!json_is_object(model)) return FAIL("%s: model: expected an object", name);

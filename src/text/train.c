@@ -54,7 +54,7 @@ typedef struct trainer {
     int32_t num_pieces;
 } trainer;
 
-/* --- the words --- */
+/* The words. */
 
 static void grow_word_slots(trainer *t) {
     int64_t size = t->num_slots ? 2 * t->num_slots : 1 << 14;
@@ -100,7 +100,7 @@ static void skip_added(void *context, int32_t id) {
     (void)context, (void)id;
 }
 
-/* --- the heap: largest count first, ties by the smaller pair of ids --- */
+/* The heap: largest count first, ties by the smaller pair of ids. */
 
 static bool goes_before(const trainer *t, struct heap_item x, struct heap_item y) {
     if (x.count != y.count) return x.count > y.count;
@@ -134,7 +134,7 @@ static struct heap_item heap_pop(trainer *t) {
     return top;
 }
 
-/* --- the pairs --- */
+/* The pairs. */
 
 static int64_t pair_slot(const trainer *t, int32_t a, int32_t b) {
     uint64_t key = ((uint64_t)(uint32_t)a << 32 | (uint32_t)b) * 0x9E3779B97F4A7C15u;
@@ -221,7 +221,7 @@ static void merge_in_word(trainer *t, int64_t index, int32_t a, int32_t b, int32
     w->length = kept;
 }
 
-/* --- the merges --- */
+/* The merges. */
 
 static void add_piece(trainer *t, const char *bytes, int64_t length) {
     zs_string_append(&t->pieces[t->num_pieces++], bytes, length);
@@ -287,7 +287,7 @@ static void learn_merges(trainer *t, int64_t vocab_size, int num_specials, json_
     zs_string_free(&line);
 }
 
-/* --- the document --- */
+/* The document. */
 
 static json_t *special_as_json(const char *content, int id) {
     return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", content, "single_word", 0,
