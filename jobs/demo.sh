@@ -66,8 +66,10 @@ stage_after() {
     evaluate after_no_search "$DEMO/train/model" --max-turns 0
 }
 stage_report() {
-    ${ZS_PYTHON:-/usr/bin/python3} analysis/report.py "$DEMO/train" ||
-        echo "demo: the report needs python3 with matplotlib (make deps); everything else is done" >&2
+    local python=${ZS_PYTHON:-/usr/bin/python3}
+    command -v "$python" >/dev/null || python=python3
+    "$python" analysis/report.py "$DEMO/train" ||
+        echo "demo: the report could not be made (python3 is needed: make deps); everything else is done" >&2
 }
 
 begin=$(($(date +%s) - $(spent)))
