@@ -170,28 +170,36 @@ static void show_documents(writer *w, const documents *docs) {
 
 /* The four kinds. */
 
+/* A name that the context holds but does not single out: its first syllable is a guess, the rest follows. */
+static void known_name(writer *w, const char *name) {
+    char first[5] = {' ', name[0], name[1], name[2], 0};
+    segment(w, w->options->name_weight, first);
+    segment(w, 1, name + 3);
+}
+
 static void write_list(writer *w) {
     char words[24][ZS_WORLD_WORD], text[256];
     int64_t order[24];
-    bool pairs = chance(w, 0.6);
-    int count = 2 * (int)(2 + zs_rng_below(&w->rng, 5)), group = pairs ? 2 : count;
+    int group = (int)(1 + zs_rng_below(&w->rng, 3)) + (chance(w, 0.2) ? 4 : 0);
+    int groups = group > 3 ? 1 : (int)(2 + zs_rng_below(&w->rng, 4));
+    int count = group * groups;
     for (int i = 0; i < count; i++)
         fresh(w, ZS_WORLD_PERSON, words[i]);
-    for (int i = 0; i < count; i++) {
-        snprintf(text, sizeof text, " %s%s", words[i], i % group == group - 1 ? "." : "");
-        segment(w, w->options->name_weight, text);
-    }
-    for (int i = 0; i < count / group; i++)
-        order[i] = i;
-    zs_rng_shuffle(&w->rng, order, count / group);
-    for (int i = 0; i < count; i++) {
-        bool first = i % group == 0;
-        snprintf(text, sizeof text, " %s%s", words[order[i / group] * group + i % group],
-                 i % group == group - 1 ? "." : "");
-        if (first)
-            segment(w, 3 * w->options->name_weight, text);
-        else
-            copied(w, text);
+    for (int g = 0; g < groups; g++)
+        order[g] = g;
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < count; i++) {
+            const char *name = words[order[i / group] * group + i % group];
+            snprintf(text, sizeof text, " %s", name);
+            if (round == 0)
+                segment(w, w->options->name_weight, text);
+            else if (i % group == 0 && groups > 1)
+                known_name(w, name);
+            else
+                copied(w, text);
+            if (i % group == group - 1) segment(w, 0.5, ".");
+        }
+        zs_rng_shuffle(&w->rng, order, groups);
     }
 }
 
@@ -213,9 +221,9 @@ static void write_reading(writer *w) {
         const zs_fact *fact = &docs.facts[order[i]];
         char object[ZS_WORLD_WORD + 8];
         zs_string_clear(&text);
-        zs_string_printf(&text, "%s The ", i ? "" : "<think>");
-        zs_world_query(fact->relation, fact->subject, &text);
+        zs_string_printf(&text, "%s The %s of", i ? "" : "<think>", zs_world_relations[fact->relation].noun);
         segment(w, 2 * w->options->name_weight, text.data);
+        known_name(w, fact->subject);
         segment(w, 1, " is");
         snprintf(object, sizeof object, " %s", fact->object);
         copied(w, object);
