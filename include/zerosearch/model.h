@@ -83,6 +83,11 @@ void zs_rope_frequencies(const zs_model_config *config, double *inv_freq);
  * biases; the draw depends on the seed and the element only. */
 void zs_model_init(zs_model *model, uint64_t seed);
 
+/* Weights that start near the circuit which copies from the context (see wiring.c): for small models that
+ * learn within minutes. False if the shape does not suit: it needs q, k, v biases, tied embeddings, two layers
+ * or more, and four heads. */
+bool zs_model_init_wired(zs_model *model, uint64_t seed);
+
 /* A packed batch; the arrays belong to the caller. */
 typedef struct zs_batch {
     int64_t num_sequences, num_tokens;
