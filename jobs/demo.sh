@@ -44,7 +44,7 @@ evaluate() { # evaluate NAME MODEL OPTIONS...
 
 stage_world() {
     "$ZS" world --out "$DEMO/world" --seed "$SEED"
-    "$ZS" init --shape demo --tokenizer "$DEMO/world" --seed "$SEED" --out "$DEMO/init"
+    "$ZS" init --shape demo --wired --tokenizer "$DEMO/world" --seed "$SEED" --out "$DEMO/init"
 }
 stage_base_1() { sft base_1 "$DEMO/init"; }
 stage_base_2() { sft base_2 "$DEMO/base_1/model"; }

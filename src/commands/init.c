@@ -16,6 +16,7 @@ static const zs_option options[] = {
     {"tokenizer", "FILE_OR_DIR", "tokenizer.json, or a folder with one, to copy in; the vocabulary holds it"},
     {"seed", "S", "seed of the weights (the setting `seed`)"},
     {"dtype", "f32|bf16", "how weights are stored (f32)"},
+    {"wired", NULL, "start near the circuit that copies from the context (the demo's base model)"},
     {"out", "DIR", "folder to write"},
     {NULL, NULL, NULL}};
 
@@ -96,7 +97,9 @@ static zs_status make_model(const zs_arguments *arguments, zs_error *err) {
     if (status) return status;
     zs_model *model = zs_model_create(&config);
     zs_model_init(model, (uint64_t)seed);
-    status = zs_hf_save(out, model, NULL, dtype, 0, is_folder ? tokenizer : NULL, err);
+    if (zs_arg(arguments, "wired") && !zs_model_init_wired(model, (uint64_t)seed))
+        status = zs_fail(err, ZS_USAGE, "--wired: shape %s does not suit; it is meant for the demo's", shape);
+    if (status == ZS_OK) status = zs_hf_save(out, model, NULL, dtype, 0, is_folder ? tokenizer : NULL, err);
     if (status == ZS_OK)
         zs_log(ZS_LOG_INFO, "%s: %s, %lld layers, vocabulary %lld, %.2f million parameters", out, shape,
                (long long)config.num_hidden_layers, (long long)config.vocab_size,
@@ -114,6 +117,6 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 const zs_command zs_command_init = {
     "init", "makes a model folder with random weights",
     "zerosearch init --shape NAME [--layers L] [--vocab N] [--tokenizer FILE_OR_DIR] [--seed S]\n"
-    "                [--dtype f32|bf16] --out DIR\n"
+    "                [--dtype f32|bf16] [--wired] --out DIR\n"
     "The vocabulary grows to hold the tokenizer; the demo shape takes exactly the tokenizer's size.",
     options, run};

@@ -26,7 +26,7 @@ static const struct shape {
     {"qwen2.5-14b", ZS_QWEN2, 152064, 5120, 13824, 48, 40, 8, 128, 32768, 1e6, 1e-6, false, false},
     {"llama3.2-1b", ZS_LLAMA, 128256, 2048, 8192, 16, 32, 8, 64, 131072, 5e5, 1e-5, true, true},
     {"llama3.2-3b", ZS_LLAMA, 128256, 3072, 8192, 28, 24, 8, 128, 131072, 5e5, 1e-5, true, true},
-    {"demo", ZS_LLAMA, 768, 128, 336, 4, 4, 4, 32, 1024, 1e4, 1e-5, true, false},
+    {"demo", ZS_QWEN2, 768, 128, 336, 4, 4, 4, 32, 1024, 1e4, 1e-5, true, false},
     {"tiny", ZS_LLAMA, 512, 32, 96, 2, 4, 2, 8, 1024, 1e4, 1e-5, true, false},
 };
 
