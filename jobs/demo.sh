@@ -16,7 +16,7 @@ stages=(world base_1 base_2 simulator before train after report)
 share=(2 29 29 10 3 23 3 1)
 
 total=0 && for s in "${share[@]}"; do total=$((total + s)); done
-spent() { cat "$DEMO"/done/* 2>/dev/null | awk '{s += $1} END {print int(s)}'; }
+spent() { { cat "$DEMO"/done/* 2>/dev/null || true; } | awk '{s += $1} END {print int(s)}'; }
 
 # The part of the whole that stage i is, for the progress bar: from, to, and when the demo began.
 part() {

@@ -247,7 +247,7 @@ zs_status zs_world_write_questions(const zs_world *world, uint64_t seed, int64_t
     zs_rng rng = zs_rng_make(seed, ZS_STREAM_WORLD, 2000, 0, 0);
     asked *questions = ZS_NEW(asked, count);
     int64_t made = 0;
-    for (int64_t tries = 0; made < count && tries < count * 1000; tries++) {
+    for (int64_t tries = 0; made < count && tries < count * 100; tries++) {
         asked *q = &questions[made];
         *q = (asked){0};
         zs_world_draw_chain(&rng, &q->chain);

@@ -28,7 +28,8 @@ static float normal(wiring *w, double std) {
 }
 
 static void fill(wiring *w, int64_t offset, int64_t count, double std) {
-    for (int64_t i = 0; i < count; i++) w->model->params[offset + i] = normal(w, std);
+    for (int64_t i = 0; i < count; i++)
+        w->model->params[offset + i] = normal(w, std);
 }
 
 static float *row(wiring *w, int64_t matrix, int64_t index) {
@@ -42,7 +43,8 @@ static void read_code(wiring *w, int64_t matrix, int64_t index, const float *boo
     float *to = row(w, matrix, index);
     memset(to, 0, (size_t)w->d * sizeof *to);
     if (back == 0) {
-        for (int64_t i = 0; i < w->half; i++) to[i] = (float)scale * book[c * w->half + i];
+        for (int64_t i = 0; i < w->half; i++)
+            to[i] = (float)scale * book[c * w->half + i];
     } else {
         to[w->half + (back - 1) * w->code + c] = (float)scale;
     }
@@ -108,7 +110,8 @@ bool zs_model_init_wired(zs_model *model, uint64_t seed) {
         return false;
     }
     zs_model_init(model, seed);
-    for (int64_t i = 0; i < w.code * w.half; i++) book[i] = normal(&w, 1.0 / sqrt((double)w.half));
+    for (int64_t i = 0; i < w.code * w.half; i++)
+        book[i] = normal(&w, 1.0 / sqrt((double)w.half));
     for (int64_t v = 0; v < config->vocab_size; v++) {
         for (int64_t i = 0; i < w.d; i++) {
             *(row(&w, model->embed, v) + i) = normal(&w, i < w.half ? 1.0 / sqrt((double)w.half) : 0.01);
