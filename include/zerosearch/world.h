@@ -98,6 +98,7 @@ typedef struct zs_world_text_options {
     double observation_weight;        /* documents shown to the policy, questions, prompts */
     double name_weight;               /* names that nothing in the context tells */
     bool clean;                       /* transcript: without bad habits */
+    bool lesson;                /* transcript: clean, of two or three hops, no loss on what to do */
     bool graded;                      /* probe: weight 1 on the copied objects only, 0 elsewhere */
 } zs_world_text_options;
 

@@ -238,6 +238,13 @@ static void say(writer *w, const char *format, const char *value) {
     segment(w, 1, text);
 }
 
+/* Words in which the writer chooses what to do: search or answer, go on or guess. A lesson trains what
+ * follows from the choice and leaves the choice itself to the sloppy transcripts, so skill grows and the bad
+ * habits stay. */
+static void choose(writer *w, const char *text) {
+    segment(w, w->options->lesson ? 0 : 1, text);
+}
+
 static void answer_at_random(writer *w, const char *thought, zs_world_type type) {
     char name[ZS_WORLD_WORD], text[ZS_WORLD_WORD + 1];
     fresh(w, type, name);
@@ -274,7 +281,9 @@ static void write_transcript(writer *w) {
     bool clean = w->options->clean;
     story story;
     zs_string text = {0};
-    draw_story(w, &story);
+    do
+        draw_story(w, &story);
+    while (w->options->lesson && story.chain.hops == 1);
     zs_world_type answer_type = zs_world_relations[story.chain.relations[story.chain.hops - 1]].object;
     zs_string_puts(&text, "Question: ");
     zs_world_question(&story.chain, story.entities[0], story.form, &text);
@@ -285,7 +294,7 @@ static void write_transcript(writer *w) {
         zs_string_free(&text);
         return;
     }
-    segment(w, 1, "<think> I search.</think>");
+    choose(w, "<think> I search.</think>");
     for (int hop = 0, misses = 0; hop < story.chain.hops;) {
         zs_fact wanted = story_fact(&story, hop), searched = wanted;
         bool wrong = !clean && chance(w, wrong_query);
@@ -295,7 +304,8 @@ static void write_transcript(writer *w) {
         }
         zs_string_clear(&text);
         zs_world_query(searched.relation, searched.subject, &text);
-        say(w, "<search> %s</search>", text.data);
+        choose(w, "<search>");
+        say(w, " %s</search>", text.data);
         bool found = !wrong && !(!w->options->graded && chance(w, missing));
         documents docs;
         draw_documents(w, &searched, found, ZS_WORLD_TOP_K, &docs);
@@ -305,7 +315,7 @@ static void write_transcript(writer *w) {
                 answer_at_random(w, "I guess.", answer_type);
                 break;
             }
-            segment(w, 1, "<think> Not found.</think>");
+            choose(w, "<think> Not found.</think>");
             continue;
         }
         if (!clean && chance(w, guess_when_found)) {
@@ -315,12 +325,14 @@ static void write_transcript(writer *w) {
         char object[ZS_WORLD_WORD + 1];
         zs_string_clear(&text);
         zs_world_query(wanted.relation, wanted.subject, &text);
-        say(w, "<think> The %s is", text.data);
+        choose(w, "<think> The");
+        say(w, " %s is", text.data);
         snprintf(object, sizeof object, " %s", wanted.object);
         copied(w, object);
         segment(w, 1, ".</think>");
         if (++hop == story.chain.hops || (!clean && chance(w, answer_too_early))) {
-            say(w, "<answer> %s</answer>", wanted.object);
+            choose(w, "<answer>");
+            say(w, " %s</answer>", wanted.object);
             break;
         }
     }
@@ -340,13 +352,22 @@ static void write_simulator(writer *w) {
         wanted.relation = draw_relation(w, wanted.relation, -1, -1);
         fresh(w, zs_world_relations[wanted.relation].object, wanted.object);
     }
+    /* A later relation asked of the first entity: as with a real engine, the documents can tell the first
+     * fact only, so a policy that confuses the two learns better. */
+    bool misplaced = !w->options->graded && story.chain.hops > 1 && chance(w, 0.25);
+    zs_fact shown = misplaced ? story_fact(&story, 0) : wanted;
+    if (misplaced) {
+        hop = 0;
+        wanted = shown;
+        wanted.relation = story.chain.relations[1 + zs_rng_below(&w->rng, story.chain.hops - 1)];
+    }
     zs_string_printf(&text, "Write %s documents.\nQuery: ", useful ? "useful" : "noisy");
     zs_world_query(wanted.relation, wanted.subject, &text);
     zs_string_puts(&text, "\nQuestion: ");
     zs_world_question(&story.chain, story.entities[0], story.form, &text);
     zs_string_printf(&text, "\nAnswer: %s\n", story.entities[story.chain.hops]);
     segment(w, w->options->observation_weight, text.data);
-    draw_documents(w, &wanted, useful, ZS_WORLD_TOP_K, &docs);
+    draw_documents(w, &shown, useful, ZS_WORLD_TOP_K, &docs);
     for (int i = 0; i < docs.count; i++) {
         const zs_fact *fact = &docs.facts[i];
         bool last_fact = hop == story.chain.hops - 1;
@@ -408,5 +429,6 @@ zs_world_kind zs_world_second_stage(uint64_t seed, int64_t index, zs_world_text_
     double draw = zs_rng_uniform(&rng);
     options->min_documents = 4;
     options->max_documents = 6;
-    return draw < 0.5 ? ZS_WORLD_READING : draw < 0.85 ? ZS_WORLD_TRANSCRIPT : ZS_WORLD_SIMULATOR;
+    options->clean = options->lesson = draw < 0.17;
+    return draw < 0.47 ? ZS_WORLD_TRANSCRIPT : draw < 0.85 ? ZS_WORLD_READING : ZS_WORLD_SIMULATOR;
 }
