@@ -70,11 +70,12 @@ $(BUILD)/tests/%: tests/%.c $(BUILD)/libzerosearch.a
 	$(if $(Q),@echo "  CC   $<")
 	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) -MMD -MP -o $@ $< $(BUILD)/libzerosearch.a $(ZS_LIBS) -lcmocka
 
-# Other flags make everything anew.
+# Other flags make everything anew, and are the moment to say what is missing.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(CC) $(CFLAGS) $(ZS_CFLAGS) $(ZS_LIBS)' | cmp -s - $@ || \
-		echo '$(CC) $(CFLAGS) $(ZS_CFLAGS) $(ZS_LIBS)' > $@
+	@echo '$(CC) $(CFLAGS) $(ZS_CFLAGS) $(ZS_LIBS)' | cmp -s - $@ || { \
+		CC='$(CC)' jobs/deps.sh --check || echo "  (make deps installs it, or lists the packages)"; \
+		echo '$(CC) $(CFLAGS) $(ZS_CFLAGS) $(ZS_LIBS)' > $@; }
 
 tests: all $(TESTS)
 golden-tests: $(GOLDEN_TESTS)
@@ -99,7 +100,7 @@ test-golden: ready
 	@ZS_SHARED='$(SHARED)' ZS_GOLDEN='$(abspath $(GOLDEN))' tests/run.sh $(BUILD) 'test_golden*'
 
 test-asan: ready
-	@ZS_TEST_TIMEOUT=$${ZS_TEST_TIMEOUT:-900} $(MAKE) BUILD=$(BUILD)/asan \
+	@$(MAKE) BUILD=$(BUILD)/asan \
 		CFLAGS="-O1 -g -march=native -fno-omit-frame-pointer -fsanitize=address,undefined" test
 
 bench: all

@@ -16,7 +16,7 @@ check() { # name, condition's status
     if [ "$2" -eq 0 ]; then echo "ok $1"; else echo "not ok $1"; failed=1; sed 's/^/# /' "$words"; fi
 }
 end() { # ranks, way of ending; fills $words and $code. The timeout is only for a hang.
-    timeout -k 5 90 $mpirun -n "$1" "$program" "$2" >"$words" 2>&1
+    timeout -k 5 600 $mpirun -n "$1" "$program" "$2" >"$words" 2>&1
     code=$?
 }
 lines() { grep -c -- "$1" "$words"; }
@@ -52,6 +52,6 @@ end 3 killed
 [ "$code" -ne 0 ] && [ "$code" -ne 124 ]; check killed_rank_ends_the_job $?
 
 # One plain process, without mpirun.
-timeout -k 5 90 "$program" >"$words" 2>&1
+timeout -k 5 600 "$program" >"$words" 2>&1
 check plain_process_runs $?
 exit $failed

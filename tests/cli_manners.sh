@@ -10,7 +10,7 @@ check() { # name, condition's status
     fi
 }
 say() { # words of a command: fills out, err, code
-    timeout -k 5 120 "$@" >"$folder/out" 2>"$folder/err" </dev/null
+    timeout -k 5 600 "$@" >"$folder/out" 2>"$folder/err" </dev/null
     code=$?
 }
 # Exit code 2, nothing on stdout, one line on stderr, with these words in it.

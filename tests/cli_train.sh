@@ -86,8 +86,8 @@ done
 
 run 2 train "$work/signal" --set learn.steps=100000 >"$work/out" 2>"$work/log" &
 pid=$!
-for _ in $(seq 200); do # wait for its first checkpoint, however slow the machine is
-    if compgen -G "$work/signal/checkpoints/step-*.h5" >/dev/null; then break; fi
+for _ in $(seq 4000); do # wait for its first checkpoint, however slow the machine is
+    if compgen -G "$work/signal/checkpoints/step-*.h5" >/dev/null || ! kill -0 $pid 2>/dev/null; then break; fi
     sleep 0.2
 done
 pkill -TERM -f "^$ZS train.*$work/signal" # the ranks, not mpirun, which would end them by force

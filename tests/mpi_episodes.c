@@ -190,7 +190,7 @@ static void test_even_loads(void **state) {
 int main(int argc, char **argv) {
     zs_error err = {0};
     if (zs_comm_start(&argc, &argv, &comm, &err) != ZS_OK) return 1;
-    comm.deadline = 120; /* a failed assert on one rank leaves the others waiting */
+    comm.deadline = 900; /* a failed assert on one rank leaves the others waiting */
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_colocated), cmocka_unit_test(test_split),
                                        cmocka_unit_test(test_deal_ignores_source),
                                        cmocka_unit_test(test_even_loads)};

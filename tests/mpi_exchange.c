@@ -145,7 +145,7 @@ static void test_lifetime(void **state) {
 int main(int argc, char **argv) {
     zs_error err = {0};
     if (zs_comm_start(&argc, &argv, &comm, &err) != ZS_OK) return 1;
-    comm.deadline = 120; /* a failed assert on one rank leaves the others waiting */
+    comm.deadline = 900; /* a failed assert on one rank leaves the others waiting */
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_traffic),
                                        cmocka_unit_test(test_lifetime)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

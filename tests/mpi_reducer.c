@@ -188,7 +188,7 @@ static void test_weights(void **state) {
 int main(int argc, char **argv) {
     zs_error err = {0};
     if (zs_comm_start(&argc, &argv, &comm, &err) != ZS_OK) return 1;
-    comm.deadline = 120; /* a failed assert on one rank leaves the others waiting */
+    comm.deadline = 900; /* a failed assert on one rank leaves the others waiting */
     jitter = zs_rng_make((uint64_t)getpid(), ZS_STREAM_TEST, 0, 0, comm.world.rank);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_all_learners),
                                        cmocka_unit_test(test_some_learners), cmocka_unit_test(test_weights)};

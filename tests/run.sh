@@ -5,13 +5,13 @@
 #   tests/cli_*.sh  shell checks, "ok NAME", "not ok NAME", "skip NAME"
 # Each cmocka test and each shell check counts; a program that dies or hangs counts as a failure. The last line is
 # "N passed, N failed" (and ", N skipped").
-#   ZS_SHARED  folder of data that some tests need     ZS_TEST_TIMEOUT  seconds for one program (300)
+#   ZS_SHARED  folder of data that some tests need     ZS_TEST_TIMEOUT  seconds for one program (1200)
 #   ZS_TEST_JOBS  single-process tests at once (2)
 cd "$(dirname "$0")/.." || exit 1
 build=${1:-build}
 shift
 [ $# -gt 0 ] || set -- '*'
-limit=${ZS_TEST_TIMEOUT:-300}
+limit=${ZS_TEST_TIMEOUT:-1200}
 jobs=${ZS_TEST_JOBS:-2}
 logs=$build/test-logs
 rm -rf "$logs" "$build/test-summary"
