@@ -34,7 +34,8 @@ void zs_setup_search_free(zs_search_setup *setup);
 zs_status zs_setup_model(const zs_config *config, const char *key, zs_model **model, zs_tokenizer **tokenizer,
                          zs_error *err);
 
-/* All question sets of an array key, one after another. Local. */
-zs_status zs_setup_questions(const zs_config *config, const char *key, zs_qa *out, zs_error *err);
+/* All question sets of an array key, one after another; of each file the first `limit` (0: all). Local. */
+zs_status zs_setup_questions(const zs_config *config, const char *key, int64_t limit, zs_qa *out,
+                             zs_error *err);
 
 #endif

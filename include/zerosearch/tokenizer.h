@@ -46,6 +46,9 @@ const char *zs_tokenizer_piece(const zs_tokenizer *tokenizer, int32_t id, int64_
 
 int64_t zs_tokenizer_vocab_size(const zs_tokenizer *tokenizer);              /* largest id + 1 */
 int32_t zs_tokenizer_find(const zs_tokenizer *tokenizer, const char *token); /* special or plain; -1: none */
+/* Recognised in text as a whole; a plain entry that only looks like one ("<s>" in some vocabularies) is not.
+ */
+bool zs_tokenizer_is_special(const zs_tokenizer *tokenizer, int32_t id);
 
 /* Appends the text with each invalid UTF-8 sequence replaced by U+FFFD, for JSON and terminals. */
 void zs_utf8_clean(const char *text, int64_t length, zs_string *out);

@@ -47,24 +47,6 @@ static zs_status read_settings(const zs_arguments *arguments, settings *s, zs_er
     return ZS_OK;
 }
 
-/* Special tokens are split off before anything else, so neighbours never merge with them; a plain token that
- * only looks like one ("<s>" in some vocabularies) does not survive this. */
-static bool is_special(const zs_tokenizer *tokenizer, int32_t id) {
-    int64_t length = 0;
-    const char *piece = zs_tokenizer_piece(tokenizer, id, &length);
-    zs_string text = {0};
-    zs_ids ids = {0};
-    zs_string_puts(&text, "a");
-    zs_string_append(&text, piece, length);
-    zs_string_append(&text, piece, length);
-    zs_string_puts(&text, "a");
-    zs_tokenizer_encode(tokenizer, text.data, text.length, &ids);
-    bool found = length > 0 && ids.length == 4 && ids.data[1] == id && ids.data[2] == id;
-    zs_ids_free(&ids);
-    zs_string_free(&text);
-    return found;
-}
-
 /* Does the model want its begin token before a text? tokenizer_config.json decides where it says so. */
 static bool wants_bos(const char *folder, const zs_model_config *config, const zs_tokenizer *tokenizer) {
     char path[4096];
@@ -74,7 +56,7 @@ static bool wants_bos(const char *folder, const zs_model_config *config, const z
     json_t *object = json_load_file(path, 0, NULL), *says = json_object_get(object, "add_bos_token");
     if (json_is_boolean(says)) wanted = json_is_true(says);
     json_decref(object);
-    return wanted && is_special(tokenizer, config->bos_token_id);
+    return wanted && zs_tokenizer_is_special(tokenizer, config->bos_token_id);
 }
 
 static zs_status make_prompt(const settings *s, const zs_model_config *config, const zs_tokenizer *tokenizer,

@@ -28,11 +28,13 @@ static zs_status parse_dtype(const zs_arguments *arguments, zs_dtype *out, zs_er
     return ZS_OK;
 }
 
-/* The vocabulary must hold the tokenizer, and generation must end at its end token, not at the shape's. */
+/* The vocabulary must hold the tokenizer, and generation must end at its end token, not at the shape's. Plain
+ * entries do not count: Qwen2's vocabulary has "<s>" and "</s>" as words like others. */
 static zs_status fit_tokenizer(const char *path, bool demo, bool vocab_given, zs_model_config *config,
                                zs_error *err) {
     static const char *const ends[] = {"<|im_end|>",      "<|endoftext|>", "<|eot_id|>",
                                        "<|end_of_text|>", "<eos>",         "</s>"};
+    static const char *const begins[] = {"<|begin_of_text|>", "<s>"};
     zs_tokenizer *tokenizer;
     zs_status status = zs_tokenizer_load(path, &tokenizer, err);
     if (status) return status;
@@ -44,10 +46,13 @@ static zs_status fit_tokenizer(const char *path, bool demo, bool vocab_given, zs
     config->num_eos = 0;
     for (size_t i = 0; i < sizeof ends / sizeof ends[0] && config->num_eos < ZS_MAX_EOS; i++) {
         int32_t id = zs_tokenizer_find(tokenizer, ends[i]);
-        if (id >= 0) config->eos_token_ids[config->num_eos++] = id;
+        if (zs_tokenizer_is_special(tokenizer, id)) config->eos_token_ids[config->num_eos++] = id;
     }
-    int32_t begin = zs_tokenizer_find(tokenizer, "<|begin_of_text|>");
-    config->bos_token_id = begin >= 0 ? begin : zs_tokenizer_find(tokenizer, "<s>");
+    config->bos_token_id = -1;
+    for (size_t i = 0; i < sizeof begins / sizeof begins[0] && config->bos_token_id < 0; i++) {
+        int32_t id = zs_tokenizer_find(tokenizer, begins[i]);
+        if (zs_tokenizer_is_special(tokenizer, id)) config->bos_token_id = id;
+    }
     zs_tokenizer_destroy(tokenizer);
     return status;
 }

@@ -58,8 +58,7 @@ static void pick_questions(trainer *t, int64_t step, int64_t n, int64_t *picked)
 
 static json_t *evaluate(trainer *t) {
     zs_phase_begin(ZS_PHASE_EVALUATE);
-    int64_t n = zs_config_int(t->config, "eval.questions");
-    if (n == 0 || n > t->eval_questions.count) n = t->eval_questions.count;
+    int64_t n = t->eval_questions.count;
     int64_t *all = ZS_NEW(int64_t, n);
     for (int64_t i = 0; i < n; i++)
         all[i] = i;
@@ -354,9 +353,10 @@ static zs_status train_steps(trainer *t, zs_error *err) {
 static zs_status load(trainer *t, zs_error *err) {
     const zs_config *config = t->config;
     zs_comm *comm = t->comm;
-    zs_status status = zs_setup_questions(config, "data.train", &t->questions, err);
+    zs_status status = zs_setup_questions(config, "data.train", 0, &t->questions, err);
     if (status == ZS_OK && zs_config_int(config, "eval.every") > 0)
-        status = zs_setup_questions(config, "data.eval", &t->eval_questions, err);
+        status = zs_setup_questions(config, "data.eval", zs_config_int(config, "eval.questions"),
+                                    &t->eval_questions, err);
     if (status == ZS_OK && (comm->is_rollout || comm->is_learner))
         status = zs_setup_model(config, "model.policy", &t->policy, &t->tokenizer, err);
     const char *reference = zs_config_string(config, "model.reference");

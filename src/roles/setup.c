@@ -39,7 +39,17 @@ zs_status zs_setup_model(const zs_config *config, const char *key, zs_model **mo
     return ZS_OK;
 }
 
-zs_status zs_setup_questions(const zs_config *config, const char *key, zs_qa *out, zs_error *err) {
+/* Leaves the first `limit` questions. */
+static void cut_questions(zs_qa *qa, int64_t limit) {
+    if (limit <= 0 || qa->count <= limit) return;
+    zs_qa rest = {ZS_NEW(zs_question, qa->count - limit), qa->count - limit};
+    memcpy(rest.questions, qa->questions + limit, (size_t)rest.count * sizeof *rest.questions);
+    zs_qa_free(&rest);
+    qa->count = limit;
+}
+
+zs_status zs_setup_questions(const zs_config *config, const char *key, int64_t limit, zs_qa *out,
+                             zs_error *err) {
     *out = (zs_qa){0};
     if (zs_config_count(config, key) == 0)
         return zs_config_fail(config, key, err, "at least one question set (JSON lines) is needed");
@@ -47,6 +57,7 @@ zs_status zs_setup_questions(const zs_config *config, const char *key, zs_qa *ou
         zs_qa more;
         if (zs_qa_load(zs_config_string_at(config, key, i), &more, err) != ZS_OK)
             return zs_fail_context(err, "%s", key);
+        cut_questions(&more, limit);
         out->questions = zs_grow(out->questions, out->count, out->count + more.count, sizeof *out->questions);
         memcpy(out->questions + out->count, more.questions, (size_t)more.count * sizeof *out->questions);
         out->count += more.count;

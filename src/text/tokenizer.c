@@ -404,6 +404,12 @@ int32_t zs_tokenizer_find(const zs_tokenizer *tokenizer, const char *token) {
     return length > 0 ? zs_word_find(tokenizer, token, length) : -1;
 }
 
+bool zs_tokenizer_is_special(const zs_tokenizer *tokenizer, int32_t id) {
+    for (int i = 0; i < tokenizer->num_added; i++)
+        if (tokenizer->added[i].id == id) return true;
+    return false;
+}
+
 void zs_tokenizer_destroy(zs_tokenizer *tokenizer) {
     if (!tokenizer) return;
     for (zs_encoder *encoder = tokenizer->idle, *next; encoder; encoder = next) {

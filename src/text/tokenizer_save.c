@@ -66,7 +66,7 @@ static json_t *minimal_config(const zs_tokenizer *tokenizer) {
     json_object_set_new(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
     json_object_set_new(config, "clean_up_tokenization_spaces", json_false());
     for (int i = 0; i < 5; i++) {
-        if (zs_tokenizer_find(tokenizer, ends[i]) < 0) continue;
+        if (!zs_tokenizer_is_special(tokenizer, zs_tokenizer_find(tokenizer, ends[i]))) continue;
         json_object_set_new(config, "eos_token", json_string(ends[i]));
         break;
     }
