@@ -13,7 +13,7 @@ mkdir -p "$DEMO/done"
 
 # Stages in order, with their share of the whole time (measured; only the total ETA depends on them).
 stages=(world base_1 base_2 simulator before train after report)
-share=(1 6 45 8 1 35 3 1)
+share=(2 8 50 12 2 28 3 1)
 
 total=0 && for s in "${share[@]}"; do total=$((total + s)); done
 spent() { { cat "$DEMO"/done/* 2>/dev/null || true; } | awk '{s += $1} END {print int(s)}'; }

@@ -339,6 +339,38 @@ static void write_transcript(writer *w) {
     zs_string_free(&text);
 }
 
+/* Two queries in five do not fit the question, and no document may then tell the answer: a simulator that
+ * answered whatever is asked would teach bad queries. `wanted`: what is asked; `shown`: what useful documents
+ * tell instead. False: the query stays as it is. */
+static bool draw_misfit(writer *w, const story *story, zs_fact *wanted, zs_fact *shown) {
+    double draw = zs_rng_uniform(&w->rng);
+    int last = story->chain.hops - 1;
+    if (draw < 0.1) { /* beside the question */
+        wanted->relation = draw_relation(w, wanted->relation, -1, -1);
+        fresh(w, zs_world_relations[wanted->relation].object, wanted->object);
+        *shown = *wanted;
+        return true;
+    }
+    if (draw < 0.25) { /* a hop too far: of the answer, or of its like */
+        int type = (int)zs_world_relations[story->chain.relations[last]].object;
+        int relation = draw_relation(w, story->chain.relations[last], type, -1);
+        if (relation < 0) return false;
+        wanted->relation = relation;
+        memcpy(wanted->subject, story->entities[last + 1], ZS_WORLD_WORD);
+        if (chance(w, 0.3)) fresh(w, (zs_world_type)type, wanted->subject);
+        fresh(w, zs_world_relations[relation].object, wanted->object);
+        *shown = *wanted;
+        return true;
+    }
+    if (draw < 0.4 &&
+        last > 0) { /* a later relation of the first entity, of which only the first can be told */
+        *shown = *wanted = story_fact(story, 0);
+        wanted->relation = story->chain.relations[1 + zs_rng_below(&w->rng, last)];
+        return true;
+    }
+    return false;
+}
+
 static void write_simulator(writer *w) {
     story story;
     documents docs;
@@ -347,20 +379,9 @@ static void write_simulator(writer *w) {
     /* Policies ask for the first fact of a chain more often than for the last. */
     int hop = chance(w, 0.5) ? 0 : (int)zs_rng_below(&w->rng, story.chain.hops);
     bool useful = w->options->graded || chance(w, 0.5);
-    zs_fact wanted = story_fact(&story, hop);
-    if (!w->options->graded && chance(w, 0.1)) { /* a query that is beside the question */
-        wanted.relation = draw_relation(w, wanted.relation, -1, -1);
-        fresh(w, zs_world_relations[wanted.relation].object, wanted.object);
-    }
-    /* A later relation asked of the first entity: as with a real engine, the documents can tell the first
-     * fact only, so a policy that confuses the two learns better. */
-    bool misplaced = !w->options->graded && story.chain.hops > 1 && chance(w, 0.25);
-    zs_fact shown = misplaced ? story_fact(&story, 0) : wanted;
-    if (misplaced) {
-        hop = 0;
-        wanted = shown;
-        wanted.relation = story.chain.relations[1 + zs_rng_below(&w->rng, story.chain.hops - 1)];
-    }
+    zs_fact wanted = story_fact(&story, hop), shown;
+    bool fits = w->options->graded || !draw_misfit(w, &story, &wanted, &shown);
+    if (fits) shown = wanted;
     zs_string_printf(&text, "Write %s documents.\nQuery: ", useful ? "useful" : "noisy");
     zs_world_query(wanted.relation, wanted.subject, &text);
     zs_string_puts(&text, "\nQuestion: ");
@@ -370,7 +391,7 @@ static void write_simulator(writer *w) {
     draw_documents(w, &shown, useful, ZS_WORLD_TOP_K, &docs);
     for (int i = 0; i < docs.count; i++) {
         const zs_fact *fact = &docs.facts[i];
-        bool last_fact = hop == story.chain.hops - 1;
+        bool last_fact = fits && hop == story.chain.hops - 1;
         char mark[24];
         snprintf(mark, sizeof mark, "%sDoc %d:", i ? "\n" : "", i + 1);
         segment(w, 1, mark);
