@@ -29,15 +29,17 @@ struct json_t;
 /* Writes one object (reference taken over) as a line and flushes. Root only; others pass NULL. */
 zs_status zs_run_record(zs_run *run, FILE *file, struct json_t *object, zs_error *err);
 
-/* Writes checkpoints/step-N.h5 and removes old ones (checkpoint.keep). state: JSON object text. Learners
- * write; collective on world. */
-zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, int64_t step,
-                            const char *state, zs_error *err);
+/* Writes checkpoints/step-N.h5 and removes old ones (checkpoint.keep). `kind`: the command, which alone can
+ * go on from it. `more`: what else the next step reads (an object, the reference is taken over), or NULL.
+ * Learners write; collective on world. */
+zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
+                            int64_t step, struct json_t *more, zs_error *err);
 /* Reads the newest good checkpoint into model and optimizer on learners; damaged ones are named in a warning
- * and passed over. *step: its step (0 and empty state when there is none), the same on every rank. Collective
- * on world. */
-zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, int64_t *step,
-                         zs_string *state, zs_error *err);
+ * and passed over. *step: its step, *state: its kind, step, updates and `more` (a new reference), the same on
+ * every rank; 0 and NULL when there is no checkpoint. One of another kind is an error. Collective on world.
+ */
+zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
+                         int64_t *step, struct json_t **state, zs_error *err);
 
 /* SIGTERM and SIGINT (and SIGUSR1, which batch systems send before the end) set a flag. zs_run_stopping
  * agrees on it over the world: true on every rank if it was set on any. */

@@ -3,6 +3,7 @@
 #include "zerosearch/command.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/record.h"
 #include "zerosearch/rollout.h"
 #include "zerosearch/setup.h"
 #include "zerosearch/table.h"
@@ -32,37 +33,15 @@ static zs_status write_predictions(evaluator *v, const zs_qa *qa, const char *se
     zs_string lines = {0};
     for (int64_t i = 0; i < episodes->count; i++) {
         const zs_episode_info *info = &episodes->info[i];
-        zs_string text = {0}, clean = {0};
-        zs_tokenizer_decode(v->tokenizer, episodes->ids + episodes->offsets[i],
-                            episodes->offsets[i + 1] - episodes->offsets[i], &text);
-        zs_utf8_clean(text.data, text.length, &clean);
-        json_t *object = json_pack("{s:s,s:s,s:s,s:s#,s:f,s:f,s:f,s:i,s:i}", "set", set, "id",
-                                   qa->questions[info->question_index].id, "question",
-                                   qa->questions[info->question_index].question, "episode", clean.data,
-                                   (int)clean.length, "em", info->em, "cover_em", info->cover_em, "f1",
-                                   info->f1, "turns", info->turns, "searches", info->searches);
-        char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
-        if (line) zs_string_printf(&lines, "%s\n", line);
-        free(line);
-        json_decref(object);
-        zs_string_free(&text);
-        zs_string_free(&clean);
+        const zs_question *question = &qa->questions[info->question_index];
+        json_t *text = zs_record_text(v->tokenizer, episodes->ids + episodes->offsets[i],
+                                      episodes->offsets[i + 1] - episodes->offsets[i]);
+        zs_record_line(&lines, json_pack("{s:s,s:s,s:s,s:o,s:f,s:f,s:f,s:i,s:i}", "set", set, "id",
+                                         question->id, "question", question->question, "episode", text, "em",
+                                         info->em, "cover_em", info->cover_em, "f1", info->f1, "turns",
+                                         info->turns, "searches", info->searches));
     }
-    char *all;
-    int64_t *lengths;
-    zs_comm_gather_bytes(v->comm, &v->comm->world, lines.data ? lines.data : "", lines.length, 0, &all,
-                         &lengths, "the predictions");
-    zs_string_free(&lines);
-    zs_status status = ZS_OK;
-    if (v->predictions_file) {
-        size_t total = 0;
-        for (int r = 0; r < v->comm->world.size; r++)
-            total += (size_t)lengths[r];
-        if (fwrite(all, 1, total, v->predictions_file) != total || fflush(v->predictions_file) != 0)
-            status = zs_fail(err, ZS_FAILED, "%s: cannot be written (disk full?)", v->predictions);
-    }
-    zs_free(all);
-    zs_free(lengths);
+    zs_status status = zs_record_gather(v->comm, &lines, v->predictions_file, v->predictions, err);
     return zs_comm_agree(v->comm, &v->comm->world, status, err);
 }
 
@@ -72,9 +51,9 @@ static zs_status evaluate_set(evaluator *v, int index, json_t *sets, zs_error *e
     zs_status status = zs_comm_agree(v->comm, &v->comm->world, zs_qa_load(path, &qa, err), err);
     if (status != ZS_OK) return status;
     const char *slash = strrchr(path, '/');
-    char name[200];
-    snprintf(name, sizeof name, "%s", slash ? slash + 1 : path);
-    name[strcspn(name, ".")] = '\0';
+    zs_string clean = {0}; /* a file's name may be any bytes, a record's text may not */
+    zs_utf8_clean(slash ? slash + 1 : path, (int64_t)strcspn(slash ? slash + 1 : path, "."), &clean);
+    const char *name = clean.data ? clean.data : "";
     int64_t n = v->limit > 0 && v->limit < qa.count ? v->limit : qa.count;
     int64_t *all = ZS_NEW(int64_t, n);
     for (int64_t i = 0; i < n; i++)
@@ -101,6 +80,7 @@ static zs_status evaluate_set(evaluator *v, int index, json_t *sets, zs_error *e
                                               m.answered, "seconds", zs_seconds() - started));
     }
     if (v->predictions) status = write_predictions(v, &qa, name, &episodes, err);
+    zs_string_free(&clean);
     zs_episodes_free(&episodes);
     zs_free(all);
     zs_qa_free(&qa);

@@ -116,29 +116,19 @@ static double probe_accuracy(tuner *t) {
 }
 
 static zs_status save_checkpoint(tuner *t, zs_error *err) {
-    char state[200];
-    snprintf(state, sizeof state,
-             "{\"kind\":\"sft\",\"step\":%lld,\"epoch\":%lld,\"position\":%lld,\"updates\":%lld}",
-             (long long)t->step, (long long)t->cursor.epoch, (long long)t->cursor.position,
-             (long long)t->optimizer->step);
-    return zs_run_checkpoint(&t->run, t->optimizer, t->model, t->step, state, err);
+    json_t *cursor = json_pack("{s:I,s:I}", "epoch", (json_int_t)t->cursor.epoch, "position",
+                               (json_int_t)t->cursor.position);
+    return zs_run_checkpoint(&t->run, t->optimizer, t->model, "sft", t->step, cursor, err);
 }
 
 static zs_status restore(tuner *t, zs_error *err) {
-    zs_string state = {0};
-    zs_status status = zs_run_restore(&t->run, t->optimizer, t->model, &t->step, &state, err);
-    if (status == ZS_OK && t->step > 0) {
-        json_t *object = json_loadb(state.data ? state.data : "", (size_t)state.length, 0, NULL);
-        const char *kind = json_string_value(json_object_get(object, "kind"));
-        if (!kind || strcmp(kind, "sft"))
-            status = zs_fail(err, ZS_FAILED, "%s: not a checkpoint of sft", t->run.checkpoints);
-        t->cursor.epoch = json_integer_value(json_object_get(object, "epoch"));
-        t->cursor.position = json_integer_value(json_object_get(object, "position"));
-        t->optimizer->step = json_integer_value(json_object_get(object, "updates"));
-        json_decref(object);
-        zs_log(ZS_LOG_INFO, "resumed from step %lld", (long long)t->step);
+    json_t *state;
+    zs_status status = zs_run_restore(&t->run, t->optimizer, t->model, "sft", &t->step, &state, err);
+    if (status == ZS_OK && state) {
+        t->cursor.epoch = json_integer_value(json_object_get(state, "epoch"));
+        t->cursor.position = json_integer_value(json_object_get(state, "position"));
+        json_decref(state);
     }
-    zs_string_free(&state);
     return status;
 }
 

@@ -5,6 +5,7 @@
 #include "zerosearch/learner.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/record.h"
 #include "zerosearch/rollout.h"
 #include "zerosearch/run.h"
 #include "zerosearch/setup.h"
@@ -126,13 +127,8 @@ static json_t *episode_record(trainer *t, const zs_episodes *e, int64_t i) {
         int64_t end = at;
         while (end < e->offsets[i + 1] && e->kind[end] == e->kind[at])
             end++;
-        zs_string text = {0}, clean = {0};
-        zs_tokenizer_decode(t->tokenizer, e->ids + at, end - at, &text);
-        zs_utf8_clean(text.data ? text.data : "", text.length, &clean);
-        json_array_append_new(spans, json_pack("{s:s,s:s#}", "kind", kinds[e->kind[at]], "text",
-                                               clean.data ? clean.data : "", (int)clean.length));
-        zs_string_free(&text);
-        zs_string_free(&clean);
+        json_t *text = zs_record_text(t->tokenizer, e->ids + at, end - at);
+        json_array_append_new(spans, json_pack("{s:s,s:o}", "kind", kinds[e->kind[at]], "text", text));
         at = end;
     }
     return json_pack("{s:I,s:s,s:o,s:f,s:f,s:f,s:i,s:i,s:i,s:i,s:f,s:o}", "step", (json_int_t)t->step,
@@ -147,27 +143,9 @@ static zs_status record_episodes(trainer *t, zs_error *err) {
     enum { SHOWN = 2 };
     zs_string lines = {0};
     if (t->comm->is_rollout && t->comm->rollouts.rank == 0)
-        for (int64_t i = 0; i < t->mine.count && i < SHOWN; i++) {
-            json_t *object = episode_record(t, &t->mine, i);
-            char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(6));
-            if (text) zs_string_printf(&lines, "%s\n", text);
-            free(text);
-            json_decref(object);
-        }
-    char *all;
-    int64_t *lengths, total = 0;
-    zs_comm_gather_bytes(t->comm, &t->comm->world, lines.data ? lines.data : "", lines.length, 0, &all,
-                         &lengths, "the sample episodes");
-    zs_string_free(&lines);
-    if (!t->run.is_root) return ZS_OK;
-    for (int r = 0; r < t->comm->world.size; r++)
-        total += lengths[r];
-    bool good = total == 0 || (fwrite(all, 1, (size_t)total, t->run.episodes) == (size_t)total &&
-                               fflush(t->run.episodes) == 0);
-    zs_free(all);
-    zs_free(lengths);
-    return good ? ZS_OK
-                : zs_fail(err, ZS_FAILED, "%s/episodes.jsonl: cannot be written (disk full?)", t->run.folder);
+        for (int64_t i = 0; i < t->mine.count && i < SHOWN; i++)
+            zs_record_line(&lines, episode_record(t, &t->mine, i));
+    return zs_record_gather(t->comm, &lines, t->run.episodes, t->run.folder, err);
 }
 
 /* timers.h5: the seconds of each phase on each rank, one row a step; kept here and written with each
@@ -210,56 +188,80 @@ typedef struct step_facts {
     json_t *eval; /* NULL: not evaluated */
 } step_facts;
 
-static zs_status record_step(trainer *t, step_facts *f, zs_error *err) {
+/* Learners know the update; the root, which writes it, may not be one. */
+static void share_update(trainer *t, zs_update_report *update) {
+    double owner = t->comm->is_learner && t->comm->learners.rank == 0 ? t->comm->world.rank : -1.0;
+    zs_comm_max(t->comm, &t->comm->world, &owner, 1, "the learners");
+    zs_comm_broadcast_bytes(t->comm, &t->comm->world, update, sizeof *update, (int)owner,
+                            "the report of the learners");
+}
+
+/* The tokens that all rollouts decoded in this step. */
+static double decoded_tokens(trainer *t) {
     zs_engine_stats now = t->rollout ? zs_rollout_stats(t->rollout) : (zs_engine_stats){0};
     double decoded = (double)(now.decode_tokens - t->generated.decode_tokens);
     t->generated = now;
     zs_comm_sum(t->comm, &t->comm->world, &decoded, 1, "the token counts of the rollouts");
-    /* learners know the update; the root may not be one */
-    double update[] = {f->update.loss,          f->update.kl,       f->update.entropy,
-                       f->update.clip_fraction, f->update.mismatch, f->update.grad_norm,
-                       f->update.learning_rate, f->update.tokens};
-    double owner = t->comm->is_learner && t->comm->learners.rank == 0 ? t->comm->world.rank : -1.0;
-    zs_comm_max(t->comm, &t->comm->world, &owner, 1, "the learners");
-    zs_comm_broadcast_bytes(t->comm, &t->comm->world, update, sizeof update, (int)owner,
-                            "the report of the learners");
+    return decoded;
+}
+
+/* Numbers that are not finite have no place in JSON: null. */
+static void set_number(json_t *object, const char *name, double value) {
+    json_object_set_new(object, name, isfinite(value) ? json_real(value) : json_null());
+}
+
+static zs_status record_step(trainer *t, step_facts *f, zs_error *err) {
+    double decoded = decoded_tokens(t), seconds = f->seconds;
+    share_update(t, &f->update);
     record_timers(t);
-    double seconds = f->seconds;
     json_t *phases = phase_seconds(t, &seconds), *busy = busy_shares(t, seconds);
     double generating = json_number_value(json_object_get(phases, zs_phase_names[ZS_PHASE_GENERATE]));
     double updating = json_number_value(json_object_get(phases, zs_phase_names[ZS_PHASE_UPDATE]));
-    json_t *record = NULL;
-    if (t->run.is_root) {
-        const zs_rollout_means *m = &f->rollout;
-        record = json_pack("{s:I,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,"
-                           "s:f,s:f,s:f,s:o,s:o}",
-                           "step", (json_int_t)t->step, "reward_mean", m->reward, "reward_std", m->reward_std,
-                           "em", m->em, "cover_em", m->cover_em, "f1", m->f1, "noise_target", f->noise,
-                           "noise", m->noise, "turns", m->turns, "searches", m->searches, "invalid_actions",
-                           m->invalid, "answered", m->answered, "truncated", m->truncated, "response_tokens",
-                           m->policy_tokens, "loss", update[0], "kl", update[1], "entropy", update[2],
-                           "clip_fraction", update[3], "log_prob_mismatch", update[4], "grad_norm",
-                           isfinite(update[5]) ? update[5] : -1.0, "learning_rate", update[6],
-                           "tokens_generated_per_s", decoded / fmax(1e-9, generating), "tokens_trained_per_s",
-                           update[7] / fmax(1e-9, updating), "seconds", phases, "busy", busy);
-        json_object_set_new(record, "step_seconds", json_real(seconds));
-        if (f->eval) json_object_set(record, "eval", f->eval);
-    } else {
-        json_decref(phases);
-        json_decref(busy);
-    }
-    return zs_run_record(&t->run, t->run.metrics, record, err);
+    const zs_rollout_means *m = &f->rollout;
+    const zs_update_report *u = &f->update;
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {{"reward_mean", m->reward},
+                   {"reward_std", m->reward_std},
+                   {"em", m->em},
+                   {"cover_em", m->cover_em},
+                   {"f1", m->f1},
+                   {"noise_target", f->noise},
+                   {"noise", m->noise},
+                   {"turns", m->turns},
+                   {"searches", m->searches},
+                   {"invalid_actions", m->invalid},
+                   {"answered", m->answered},
+                   {"truncated", m->truncated},
+                   {"response_tokens", m->policy_tokens},
+                   {"loss", u->loss},
+                   {"kl", u->kl},
+                   {"entropy", u->entropy},
+                   {"clip_fraction", u->clip_fraction},
+                   {"log_prob_mismatch", u->mismatch},
+                   {"grad_norm", u->grad_norm},
+                   {"learning_rate", u->learning_rate},
+                   {"tokens_generated_per_s", decoded / fmax(1e-9, generating)},
+                   {"tokens_trained_per_s", u->tokens / fmax(1e-9, updating)},
+                   {"step_seconds", seconds}};
+    json_t *record = json_pack("{s:I}", "step", (json_int_t)t->step);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        set_number(record, numbers[i].name, numbers[i].value);
+    json_object_set_new(record, "seconds", phases);
+    json_object_set_new(record, "busy", busy);
+    if (f->eval) json_object_set(record, "eval", f->eval);
+    if (t->run.is_root) return zs_run_record(&t->run, t->run.metrics, record, err);
+    json_decref(record);
+    return ZS_OK;
 }
 
 /* The loop. */
 
 static zs_status save_checkpoint(trainer *t, zs_error *err) {
-    char state[200];
-    snprintf(state, sizeof state, "{\"kind\":\"train\",\"step\":%lld,\"updates\":%lld}", (long long)t->step,
-             (long long)(t->optimizer ? t->optimizer->step : 0));
     zs_status status = zs_comm_agree(t->comm, &t->comm->world, write_timers(t, err), err);
-    return status == ZS_OK ? zs_run_checkpoint(&t->run, t->optimizer, t->policy, t->step, state, err)
-                           : status;
+    if (status != ZS_OK) return status;
+    return zs_run_checkpoint(&t->run, t->optimizer, t->policy, "train", t->step, NULL, err);
 }
 
 static void broadcast_weights(trainer *t) {
@@ -300,21 +302,39 @@ static void one_step(trainer *t, step_facts *facts) {
     zs_free(picked);
 }
 
+/* Step 0 of metrics.jsonl: where the policy starts from. */
+static zs_status record_start(trainer *t, zs_error *err) {
+    json_t *eval = evaluate(t);
+    zs_log(ZS_LOG_INFO, "before training: %s em %.3f", zs_config_string(t->config, "eval.engine"),
+           json_number_value(json_object_get(eval, "em")));
+    json_t *record = t->run.is_root ? json_pack("{s:i,s:O}", "step", 0, "eval", eval) : NULL;
+    zs_status status = zs_run_record(&t->run, t->run.metrics, record, err);
+    json_decref(eval);
+    return zs_comm_agree(t->comm, &t->comm->world, status, err);
+}
+
+static zs_status record_all(trainer *t, step_facts *facts, zs_error *err) {
+    zs_status status = record_step(t, facts, err);
+    zs_status episodes = record_episodes(t, status == ZS_OK ? err : NULL); /* collective: in any case */
+    return zs_comm_agree(t->comm, &t->comm->world, status == ZS_OK ? episodes : status, err);
+}
+
+static void show_progress(trainer *t, zs_progress *progress, const step_facts *facts) {
+    char note[40] = "";
+    if (facts->eval)
+        snprintf(note, sizeof note, "  %s em %.3f", zs_config_string(t->config, "eval.engine"),
+                 json_number_value(json_object_get(facts->eval, "em")));
+    zs_progress_update(progress, t->step, "reward %.3f  noise %.2f  searches %.2f%s", facts->rollout.reward,
+                       facts->rollout.noise, facts->rollout.searches, note);
+}
+
 static zs_status train_steps(trainer *t, zs_error *err) {
     int64_t eval_every = zs_config_int(t->config, "eval.every"),
             save_every = zs_config_int(t->config, "checkpoint.every");
     zs_progress progress = zs_progress_start("train", t->total, t->step);
     zs_status status = ZS_OK;
     broadcast_weights(t);
-    if (t->step == 0 && eval_every > 0 && t->total > 0) { /* where it starts from */
-        json_t *eval = evaluate(t);
-        zs_log(ZS_LOG_INFO, "before training: %s em %.3f", zs_config_string(t->config, "eval.engine"),
-               json_number_value(json_object_get(eval, "em")));
-        json_t *record = t->run.is_root ? json_pack("{s:i,s:O}", "step", 0, "eval", eval) : NULL;
-        status = zs_run_record(&t->run, t->run.metrics, record, err);
-        json_decref(eval);
-        status = zs_comm_agree(t->comm, &t->comm->world, status, err);
-    }
+    if (t->step == 0 && eval_every > 0 && t->total > 0) status = record_start(t, err);
     while (status == ZS_OK && t->step < t->total) {
         double started = zs_seconds();
         step_facts facts = {0};
@@ -326,16 +346,8 @@ static zs_status train_steps(trainer *t, zs_error *err) {
         facts.seconds = zs_seconds() - started;
         bool last = t->step == t->total;
         if (eval_every > 0 && (t->step % eval_every == 0 || last)) facts.eval = evaluate(t);
-        status = record_step(t, &facts, err);
-        zs_status status2 = record_episodes(t, status == ZS_OK ? err : NULL);
-        status = zs_comm_agree(t->comm, &t->comm->world, status == ZS_OK ? status2 : status, err);
-        const zs_rollout_means *m = &facts.rollout;
-        char note[40] = "";
-        if (facts.eval)
-            snprintf(note, sizeof note, "  %s em %.3f", zs_config_string(t->config, "eval.engine"),
-                     json_number_value(json_object_get(facts.eval, "em")));
-        zs_progress_update(&progress, t->step, "reward %.3f  noise %.2f  searches %.2f%s", m->reward,
-                           m->noise, m->searches, note);
+        status = record_all(t, &facts, err);
+        show_progress(t, &progress, &facts);
         json_decref(facts.eval);
         bool stopping = zs_run_stopping(&t->run);
         if (status == ZS_OK && (last || stopping || (save_every > 0 && t->step % save_every == 0)))
@@ -399,18 +411,9 @@ static zs_status prepare(trainer *t, zs_error *err) {
     /* collective on the pod: pure simulators, which hold no policy, take part in the making only */
     t->weights = zs_weights_create(comm, t->policy ? t->policy->num_params : 0,
                                    zs_config_int(config, "learn.bucket_params"));
-    zs_string state = {0};
-    status = zs_run_restore(&t->run, t->optimizer, t->policy, &t->step, &state, err);
-    if (status == ZS_OK && t->step > 0) {
-        json_t *object = json_loadb(state.data ? state.data : "", (size_t)state.length, 0, NULL);
-        const char *kind = json_string_value(json_object_get(object, "kind"));
-        if (!kind || strcmp(kind, "train"))
-            status = zs_fail(err, ZS_FAILED, "%s: not a checkpoint of train", t->run.checkpoints);
-        if (t->optimizer) t->optimizer->step = json_integer_value(json_object_get(object, "updates"));
-        json_decref(object);
-        zs_log(ZS_LOG_INFO, "resumed from step %lld of %lld", (long long)t->step, (long long)t->total);
-    }
-    zs_string_free(&state);
+    json_t *state;
+    status = zs_run_restore(&t->run, t->optimizer, t->policy, "train", &t->step, &state, err);
+    if (status == ZS_OK) json_decref(state);
     if (status == ZS_OK) status = zs_run_open_records(&t->run, t->step > 0 ? t->step + 1 : 0, true, err);
     return status;
 }

@@ -9,7 +9,6 @@
 #include "zerosearch/score.h"
 #include "zerosearch/template.h"
 
-#include <math.h>
 #include <string.h>
 
 typedef struct episode {
@@ -238,25 +237,6 @@ static void send_query(zs_rollout *r, episode *e, const char *text, int64_t leng
     zs_string_free(&answer);
 }
 
-zs_action zs_rollout_parse(const char *text, int64_t *begin, int64_t *length) {
-    const char *search = strstr(text, "</search>"), *answer = strstr(text, "</answer>");
-    bool is_search = search && (!answer || search < answer);
-    const char *close = is_search ? search : answer, *tag = is_search ? "<search>" : "<answer>", *open = NULL;
-    if (!close) return ZS_ACTION_NONE;
-    for (const char *at = strstr(text, tag); at && at < close; at = strstr(at + 1, tag))
-        open = at;
-    if (!open) return ZS_ACTION_NONE;
-    open += strlen(tag);
-    static const char blank[] = " \t\r\n";
-    while (open < close && strchr(blank, *open))
-        open++;
-    while (close > open && strchr(blank, close[-1]))
-        close--;
-    *begin = open - text;
-    *length = close - open;
-    return is_search ? ZS_ACTION_SEARCH : ZS_ACTION_ANSWER;
-}
-
 /* A turn ended: act on what it says. */
 static void end_turn(zs_rollout *r, episode *e) {
     zs_sequence_view view = zs_engine_view(r->engine, e->handle);
@@ -440,8 +420,9 @@ static zs_status load_templates(zs_rollout *r, const zs_config *config, zs_error
     static const char *const names[] = {"question"}, *const values[] = {"?"};
     zs_string trial = {0};
     zs_status status = zs_template_fill(r->prompt_template.data, names, values, 1, &trial, err);
+    if (status == ZS_OK && trial.length == 0) status = zs_fail(err, ZS_USAGE, "the template is empty");
     zs_string_free(&trial);
-    return status;
+    return status == ZS_OK ? ZS_OK : zs_fail_context(err, "rollout.prompt_template");
 }
 
 zs_status zs_rollout_create(const zs_comm *comm, const zs_config *config, const zs_model *policy,
@@ -489,46 +470,4 @@ void zs_rollout_destroy(zs_rollout *r) {
 
 zs_engine_stats zs_rollout_stats(const zs_rollout *r) {
     return r->engine ? zs_engine_get_stats(r->engine) : (zs_engine_stats){0};
-}
-
-zs_rollout_means zs_rollout_summarize(const zs_comm *comm, const zs_group *group,
-                                      const zs_episodes *episodes) {
-    enum { N = 15 };
-    double s[N] = {0};
-    for (int64_t i = 0; i < episodes->count; i++) {
-        const zs_episode_info *e = &episodes->info[i];
-        double values[N] = {1.0,
-                            e->reward,
-                            e->reward * e->reward,
-                            e->em,
-                            e->cover_em,
-                            e->f1,
-                            e->turns,
-                            e->searches,
-                            e->noisy_searches,
-                            e->invalid_actions,
-                            e->answered,
-                            e->truncated,
-                            e->policy_tokens,
-                            (double)e->length,
-                            0.0};
-        for (int k = 0; k < N; k++)
-            s[k] += values[k];
-    }
-    zs_comm_sum(comm, group, s, N, "the scores of the other ranks");
-    double n = fmax(1.0, s[0]), mean = s[1] / n;
-    return (zs_rollout_means){.episodes = s[0],
-                              .reward = mean,
-                              .reward_std = sqrt(fmax(0.0, s[2] / n - mean * mean)),
-                              .em = s[3] / n,
-                              .cover_em = s[4] / n,
-                              .f1 = s[5] / n,
-                              .turns = s[6] / n,
-                              .searches = s[7] / n,
-                              .noise = s[7] > 0.0 ? s[8] / s[7] : 0.0,
-                              .invalid = s[9] / n,
-                              .answered = s[10] / n,
-                              .truncated = s[11] / n,
-                              .policy_tokens = s[12] / n,
-                              .tokens = s[13]};
 }

@@ -3,6 +3,7 @@
 #include "zerosearch/checkpoint.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/record.h"
 #include "zerosearch/table.h"
 
 #include <jansson.h>
@@ -116,27 +117,32 @@ zs_status zs_run_open_records(zs_run *run, int64_t first_step, bool with_episode
 
 zs_status zs_run_record(zs_run *run, FILE *file, json_t *object, zs_error *err) {
     if (!object) return ZS_OK;
-    char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(7));
-    bool good = text && fprintf(file, "%s\n", text) > 0 && fflush(file) == 0;
-    free(text);
-    json_decref(object);
-    return good ? ZS_OK
-                : zs_fail(err, ZS_FAILED, "%s: a record could not be written (disk full?)", run->folder);
+    zs_string line = {0};
+    zs_record_line(&line, object);
+    zs_status status = zs_record_write(line.data, line.length, file, run->folder, err);
+    zs_string_free(&line);
+    return status;
 }
 
-zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, int64_t step,
-                            const char *state, zs_error *err) {
+zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
+                            int64_t step, json_t *more, zs_error *err) {
     zs_phase_begin(ZS_PHASE_CHECKPOINT);
     zs_status status = ZS_OK;
-    char path[600];
-    zs_checkpoint_path(path, sizeof path, run->checkpoints, step);
     if (run->comm->is_learner) {
+        json_t *state = json_pack("{s:s,s:I,s:I}", "kind", kind, "step", (json_int_t)step, "updates",
+                                  (json_int_t)optimizer->step);
+        json_object_update(state, more);
+        char path[600], *text = json_dumps(state, JSON_COMPACT);
+        zs_checkpoint_path(path, sizeof path, run->checkpoints, step);
         zs_checkpoint_array arrays[3];
         zs_piece *pieces;
         zs_optimizer_arrays(optimizer, arrays, &pieces);
-        status = zs_checkpoint_write(run->comm->learners.comm, path, model, arrays, 3, state, err);
+        status = zs_checkpoint_write(run->comm->learners.comm, path, model, arrays, 3, text, err);
         zs_free(pieces);
+        free(text);
+        json_decref(state);
     }
+    json_decref(more);
     status = zs_comm_agree(run->comm, &run->comm->world, status, err);
     if (status == ZS_OK && run->is_root)
         zs_checkpoint_prune(run->checkpoints, (int)zs_config_int(run->config, "checkpoint.keep"));
@@ -144,51 +150,75 @@ zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model
     return status;
 }
 
-zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, int64_t *step,
-                         zs_string *state, zs_error *err) {
+/* One checkpoint into model and optimizer; its state text on learners. */
+static zs_status read_checkpoint(zs_run *run, const char *path, zs_optimizer *optimizer,
+                                 const zs_model *model, zs_string *state, zs_error *err) {
+    zs_status status = ZS_OK;
+    zs_string_clear(state);
+    if (run->comm->is_learner) {
+        zs_checkpoint_array arrays[3];
+        zs_piece *pieces;
+        zs_optimizer_arrays(optimizer, arrays, &pieces);
+        /* every learner needs all parameters, not only the stripe that it writes */
+        zs_piece whole = {0, model->num_params, model->params};
+        arrays[0].num_pieces = 1;
+        arrays[0].pieces = &whole;
+        status = zs_checkpoint_read(run->comm->learners.comm, path, model, arrays, 3, state, err);
+        zs_free(pieces);
+    }
+    return zs_comm_agree(run->comm, &run->comm->world, status, err);
+}
+
+/* The state text from the learners to the ranks that are none. */
+static void share_state(zs_run *run, zs_string *state) {
+    static const char what[] = "the state of the run";
+    const zs_comm *comm = run->comm;
+    double owner = comm->is_learner && comm->learners.rank == 0 ? comm->world.rank : -1.0;
+    zs_comm_max(comm, &comm->world, &owner, 1, what);
+    int64_t length = state->length;
+    zs_comm_broadcast_bytes(comm, &comm->world, &length, sizeof length, (int)owner, what);
+    if (comm->world.rank != (int)owner) {
+        char *text = ZS_NEW(char, length + 1);
+        zs_string_clear(state);
+        zs_string_append(state, text, length);
+        zs_free(text);
+    }
+    if (length) zs_comm_broadcast_bytes(comm, &comm->world, state->data, length, (int)owner, what);
+}
+
+zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
+                         int64_t *step, json_t **state, zs_error *err) {
     enum { MOST = 64 };
     int64_t found[MOST + 1] = {0}; /* the root's list, so that all ranks try the same files */
     if (run->is_root) found[0] = zs_checkpoint_list(run->checkpoints, found + 1, MOST);
     zs_comm_broadcast_bytes(run->comm, &run->comm->world, found, sizeof found, 0, "the list of checkpoints");
     *step = 0;
-    for (int64_t i = 0; i < found[0]; i++) {
-        char path[600];
-        zs_checkpoint_path(path, sizeof path, run->checkpoints, found[1 + i]);
-        zs_status status = ZS_OK;
-        zs_string_clear(state);
-        if (run->comm->is_learner) {
-            zs_checkpoint_array arrays[3];
-            zs_piece *pieces;
-            zs_optimizer_arrays(optimizer, arrays, &pieces);
-            /* every learner needs all parameters, not only the stripe that it writes */
-            zs_piece whole = {0, model->num_params, model->params};
-            arrays[0].num_pieces = 1;
-            arrays[0].pieces = &whole;
-            status = zs_checkpoint_read(run->comm->learners.comm, path, model, arrays, 3, state, err);
-            zs_free(pieces);
-        }
-        status = zs_comm_agree(run->comm, &run->comm->world, status, err);
-        if (status == ZS_OK) {
-            *step = found[1 + i];
-            break;
-        }
-        if (i + 1 == found[0]) return zs_fail_context(err, "no good checkpoint in %s", run->checkpoints);
-        zs_log(ZS_LOG_WARNING, "%s; trying the one before", err ? err->text : path);
+    *state = NULL;
+    if (found[0] == 0) return ZS_OK;
+    zs_string text = {0};
+    char path[600];
+    zs_status status = ZS_FAILED;
+    for (int64_t i = 0; status != ZS_OK && i < found[0]; i++) {
+        *step = found[1 + i];
+        zs_checkpoint_path(path, sizeof path, run->checkpoints, *step);
+        status = read_checkpoint(run, path, optimizer, model, &text, err);
+        if (status != ZS_OK && i + 1 < found[0])
+            zs_log(ZS_LOG_WARNING, "%s; trying the one before", err ? err->text : path);
     }
-    /* the state text reaches ranks that are not learners */
-    double owner = run->comm->is_learner && run->comm->learners.rank == 0 ? run->comm->world.rank : -1.0;
-    zs_comm_max(run->comm, &run->comm->world, &owner, 1, "the state of the run");
-    int64_t length = state->length;
-    zs_comm_broadcast_bytes(run->comm, &run->comm->world, &length, sizeof length, (int)owner,
-                            "the state of the run");
-    if (run->comm->world.rank != (int)owner) {
-        zs_string_clear(state);
-        char *text = ZS_NEW(char, length + 1);
-        zs_string_append(state, text, length);
-        zs_free(text);
+    if (status != ZS_OK) {
+        zs_string_free(&text);
+        return zs_fail_context(err, "no good checkpoint in %s", run->checkpoints);
     }
-    if (length)
-        zs_comm_broadcast_bytes(run->comm, &run->comm->world, state->data, length, (int)owner,
-                                "the state of the run");
+    share_state(run, &text);
+    *state = json_loadb(text.data ? text.data : "", (size_t)text.length, 0, NULL);
+    zs_string_free(&text);
+    const char *found_kind = json_string_value(json_object_get(*state, "kind"));
+    if (!found_kind || strcmp(found_kind, kind)) {
+        json_decref(*state);
+        *state = NULL;
+        return zs_fail(err, ZS_FAILED, "%s: not a checkpoint of %s", path, kind);
+    }
+    if (optimizer) optimizer->step = json_integer_value(json_object_get(*state, "updates"));
+    zs_log(ZS_LOG_INFO, "resumed from step %lld", (long long)*step);
     return ZS_OK;
 }
