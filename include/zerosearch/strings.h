@@ -26,6 +26,10 @@ zs_status zs_file_read(const char *path, zs_string *out, zs_error *err);
 /* Writes aside, flushes, renames: the file is complete or absent. */
 zs_status zs_file_write(const char *path, const char *bytes, int64_t length, zs_error *err);
 
+/* Flushes the folder that holds `path`, so that a rename in it outlives a power cut. Best effort: some file
+ * systems refuse it and keep the rename anyway. */
+void zs_flush_folder(const char *path);
+
 bool zs_file_exists(const char *path);
 zs_status zs_make_folder(const char *path, zs_error *err); /* like mkdir -p */
 

@@ -131,9 +131,7 @@ static bool write_all(int file, const char *bytes, int64_t length) {
     return true;
 }
 
-/* Flushes the folder that holds `path`, so that a rename in it outlives a power cut. Best effort: some file
- * systems refuse it. */
-static void flush_folder_of(const char *path) {
+void zs_flush_folder(const char *path) {
     char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
@@ -179,7 +177,7 @@ zs_status zs_file_write(const char *path, const char *bytes, int64_t length, zs_
         unlink(aside);
         return status;
     }
-    flush_folder_of(path);
+    zs_flush_folder(path);
     return ZS_OK;
 }
 

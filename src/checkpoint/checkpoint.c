@@ -234,18 +234,7 @@ static zs_status write_arrays(MPI_Comm comm, const char *path, const zs_checkpoi
 static zs_status rename_checkpoint(const char *aside, const char *path, zs_error *err) {
     if (rename(aside, path) != 0)
         return zs_fail(err, ZS_FAILED, "%s: not renamed to %s: %s", aside, path, strerror(errno));
-    char folder[PATH_MAX];
-    snprintf(folder, sizeof folder, "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (slash)
-        slash[slash == folder] = '\0';
-    else
-        snprintf(folder, sizeof folder, ".");
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        fsync(fd); /* file systems that refuse it for folders keep the rename anyway */
-        close(fd);
-    }
+    zs_flush_folder(path);
     return ZS_OK;
 }
 
