@@ -35,7 +35,7 @@ BLAS_LIBS ?= $(if $(BLAS_PACKAGE),$(call pkg,--libs $(BLAS_PACKAGE)),-lopenblas)
 endif
 
 # -std=c11 would forbid fused multiply-add; nothing here reads errno after mathematics
-ZS_CFLAGS := -std=c11 -ffp-contract=fast -fno-math-errno -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp -Iinclude $(MPI_CFLAGS) $(HDF5_CFLAGS) \
+ZS_CFLAGS := -std=c11 -ffp-contract=fast -fno-math-errno -D_GNU_SOURCE -Wall -Wextra -Werror -Wno-psabi -fopenmp -Iinclude $(MPI_CFLAGS) $(HDF5_CFLAGS) \
 	$(call pkg,--cflags $(PACKAGES)) $(BLAS_CFLAGS)
 ZS_LIBS := $(LDFLAGS) $(call pkg,--libs $(PACKAGES)) $(HDF5_LIBS) $(MPI_LIBS) $(BLAS_LIBS) -lm
 

@@ -195,12 +195,12 @@ static void test_greedy(void **state) {
 
 /* A plain sampler over sorted probabilities, in doubles. */
 static int32_t plain_sample(const float *logits, int64_t vocab, zs_sampling sampling, double u) {
-    double p[512], top = -1e300, sum = 0;
+    double p[512], top = -1e300;
     int order[512];
     for (int i = 0; i < vocab; i++)
         top = fmax(top, logits[i]);
     for (int i = 0; i < vocab; i++)
-        sum += p[i] = exp((logits[i] - top) / sampling.temperature);
+        p[i] = exp((logits[i] - top) / sampling.temperature);
     for (int i = 0; i < vocab; i++) { /* insertion sort, largest first, ties by id */
         int j = i;
         for (; j > 0 && p[order[j - 1]] < p[i]; j--)
