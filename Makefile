@@ -37,6 +37,7 @@ endif
 # -std=c11 would forbid fused multiply-add; nothing here reads errno after mathematics
 ZS_CFLAGS := -std=c11 -ffp-contract=fast -fno-math-errno -D_GNU_SOURCE -Wall -Wextra -Werror -Wno-psabi -fopenmp -Iinclude $(MPI_CFLAGS) $(HDF5_CFLAGS) \
 	$(call pkg,--cflags $(PACKAGES)) $(BLAS_CFLAGS)
+# clang links its own OpenMP runtime, which also serves OpenBLAS (it has GNU's entry points and comes first).
 ZS_LIBS := $(LDFLAGS) $(call pkg,--libs $(PACKAGES)) $(HDF5_LIBS) $(MPI_LIBS) $(BLAS_LIBS) -lm
 
 SOURCES := $(wildcard src/*/*.c)
@@ -107,7 +108,7 @@ bench: all
 	@$(BUILD)/zerosearch bench all
 
 lint:
-	@CC='$(CC)' CHECK_FLAGS='$(ZS_CFLAGS)' tests/lint.sh
+	@BUILD='$(BUILD)' CHECK_FLAGS='$(ZS_CFLAGS)' tests/lint.sh
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/zerosearch

@@ -66,9 +66,19 @@ if command -v cppcheck >/dev/null 2>&1; then
 else
     echo "cppcheck is not installed"
 fi
+# A file that was clean is looked at again when it, a header or the checks have changed.
+tidy() {
+    local file=$1 stamp=${BUILD:-build}/lint/$1.clean
+    if [ -e "$stamp" ] && [ -z "$(find "$file" .clang-tidy include src -newer "$stamp" \( -path "$file" -o -name .clang-tidy -o -name '*.h' \))" ]; then
+        return 0
+    fi
+    mkdir -p "$(dirname "$stamp")"
+    clang-tidy --quiet --warnings-as-errors='*' "$file" -- $CHECK_FLAGS 2>/dev/null && touch "$stamp"
+}
+export -f tidy
 if command -v clang-tidy >/dev/null 2>&1; then
-    find src -name '*.c' | sort | xargs -P 2 -n 4 sh -c \
-        'clang-tidy --quiet --warnings-as-errors="*" "$@" -- $CHECK_FLAGS 2>/dev/null' sh || faults=$((faults + 1))
+    find src -name '*.c' | sort | BUILD=${BUILD:-build} xargs -P "$(nproc)" -I FILE bash -c 'tidy FILE' ||
+        faults=$((faults + 1))
 else
     echo "clang-tidy is not installed"
 fi

@@ -238,6 +238,7 @@ zs_status zs_comm_divide(zs_comm *comm, zs_layout layout, int simulators, int ro
         zs_free(roles);
         return status;
     }
+    ZS_ASSERT(pod_size > 0, "a pod of %d ranks", pod_size);
     undivide(comm);
     comm->num_pods = pods;
     comm->pod_index = comm->world.rank / pod_size;
