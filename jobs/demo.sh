@@ -2,6 +2,7 @@
 # The demo, stage by stage: world, base pre-training, simulation tuning, RL against the simulator, evaluation against the
 # corpus. A stage that is done is not run again, and an interrupted one goes on from its last checkpoint.
 #   DEMO=folder (demo)   SEED=1   RANKS=cores (at most 8)
+#   WORLD="..." and TRAIN="..." are more options for `world` and `train`, for a demo in miniature
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ZS=${ZS:-build/zerosearch}
@@ -43,7 +44,7 @@ evaluate() { # evaluate NAME MODEL OPTIONS...
 }
 
 stage_world() {
-    "$ZS" world --out "$DEMO/world" --seed "$SEED"
+    "$ZS" world --out "$DEMO/world" --seed "$SEED" ${WORLD:-}
     "$ZS" init --shape demo --wired --tokenizer "$DEMO/world" --seed "$SEED" --out "$DEMO/init"
 }
 stage_base_1() { sft base_1 "$DEMO/init"; }
@@ -58,7 +59,7 @@ stage_train() {
     mpirun_n "$RANKS" "$ZS" train configs/demo.cfg --set seed="$SEED" --set model.policy="$DEMO/base_2/model" \
         --set model.simulator="$DEMO/simulator/model" --set "data.train=[\"$DEMO/world/qa_train.jsonl\"]" \
         --set "data.eval=[\"$DEMO/world/qa_dev.jsonl\"]" --set data.corpus="$DEMO/world/corpus_dev.jsonl" \
-        --set run.folder="$DEMO/train" $(resume "$DEMO/train")
+        --set run.folder="$DEMO/train" $(resume "$DEMO/train") ${TRAIN:-}
 }
 stage_after() {
     evaluate after_greedy "$DEMO/train/model"
