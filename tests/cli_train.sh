@@ -84,6 +84,10 @@ for n in 1 3; do
     check "resume_on_${n}_ranks_has_the_weights" same n2 "moved$n"
 done
 
+cp -r "$work/n2" "$work/reseeded"
+check changed_settings_resume exits 0 run 2 train "$work/reseeded" --resume --set seed=77 --set learn.steps=5
+check changed_settings_are_named one_message 'changed since the checkpoint: seed = 1 -> seed = 77'
+
 run 2 train "$work/signal" --set learn.steps=100000 >"$work/out" 2>"$work/log" &
 pid=$!
 for _ in $(seq 4000); do # wait for its first checkpoint, however slow the machine is

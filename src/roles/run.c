@@ -132,6 +132,10 @@ zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model
         json_t *state = json_pack("{s:s,s:I,s:I}", "kind", kind, "step", (json_int_t)step, "updates",
                                   (json_int_t)optimizer->step);
         json_object_update(state, more);
+        zs_string settings = {0};
+        zs_config_dump(run->config, &settings);
+        json_object_set_new(state, "config", json_string(settings.data));
+        zs_string_free(&settings);
         char path[600], *text = json_dumps(state, JSON_COMPACT);
         zs_checkpoint_path(path, sizeof path, run->checkpoints, step);
         zs_checkpoint_array arrays[3];
@@ -186,6 +190,22 @@ static void share_state(zs_run *run, zs_string *state) {
     if (length) zs_comm_broadcast_bytes(comm, &comm->world, state->data, length, (int)owner, what);
 }
 
+/* Warns of each setting that is not what the checkpoint was written with: some continue another run than they
+ * seem to. */
+static void tell_changes(zs_run *run, const char *before) {
+    zs_string now = {0};
+    zs_config_dump(run->config, &now);
+    const char *line = before, *other = now.data;
+    for (; before && *line && *other; line += strcspn(line, "\n"), other += strcspn(other, "\n")) {
+        line += *line == '\n', other += *other == '\n';
+        int old_length = (int)strcspn(line, "\n"), new_length = (int)strcspn(other, "\n");
+        if (old_length != new_length || memcmp(line, other, (size_t)old_length))
+            zs_log(ZS_LOG_WARNING, "changed since the checkpoint: %.*s -> %.*s", (int)strcspn(line, ";\n"),
+                   line, (int)strcspn(other, ";\n"), other);
+    }
+    zs_string_free(&now);
+}
+
 zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
                          int64_t *step, json_t **state, zs_error *err) {
     enum { MOST = 64 };
@@ -219,6 +239,7 @@ zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *m
         return zs_fail(err, ZS_FAILED, "%s: not a checkpoint of %s", path, kind);
     }
     if (optimizer) optimizer->step = json_integer_value(json_object_get(*state, "updates"));
+    tell_changes(run, json_string_value(json_object_get(*state, "config")));
     zs_log(ZS_LOG_INFO, "resumed from step %lld", (long long)*step);
     return ZS_OK;
 }
