@@ -7,16 +7,14 @@
 
 #include <stdint.h>
 
-/* A column of `rows` rows, each of `width` x `depth` numbers (1 x 1 for a plain column), or of texts. */
+/* A column of numbers, or of texts when numbers is NULL. */
 typedef struct zs_column {
     const char *name;
-    int64_t width, depth;
-    const double *numbers;    /* [rows, width, depth] */
-    const char *const *texts; /* [rows]; used when numbers is NULL */
+    const double *numbers;
+    const char *const *texts;
 } zs_column;
 
-/* Appends rows to the file, made when missing. A column that stands there with another width is an error that
- * names it. */
+/* Appends rows to the file, made when missing; each column has `rows` entries. */
 zs_status zs_table_append(const char *path, const zs_column *columns, int num_columns, int64_t rows,
                           zs_error *err);
 

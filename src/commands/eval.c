@@ -104,9 +104,9 @@ static zs_status write_table(evaluator *v, const char *out, json_t *sets, zs_err
     int64_t rows = (int64_t)json_array_size(sets);
     const char **texts = ZS_NEW(const char *, rows);
     double *numbers = ZS_NEW(double, NUMBERS *rows);
-    zs_column columns[1 + NUMBERS] = {{"name", 1, 1, NULL, texts}};
+    zs_column columns[1 + NUMBERS] = {{"name", NULL, texts}};
     for (int c = 0; c < NUMBERS; c++)
-        columns[1 + c] = (zs_column){names[c], 1, 1, numbers + c * rows, NULL};
+        columns[1 + c] = (zs_column){names[c], numbers + c * rows, NULL};
     for (int64_t r = 0; r < rows; r++) {
         json_t *set = json_array_get(sets, (size_t)r);
         texts[r] = json_string_value(json_object_get(set, "name"));

@@ -31,9 +31,7 @@ typedef struct trainer {
     int64_t step, total;
     int64_t *order, order_epoch; /* the question order of an epoch */
     zs_episodes mine, received;
-    double *timers; /* root: [steps since the last flush, ranks, phases] seconds, for timers.h5 */
-    double *timer_steps;
-    int64_t num_timers, timer_capacity;
+    zs_string timers; /* root: rows of timers.h5 since the last checkpoint, TIMER_COLUMNS doubles each */
     zs_engine_stats generated; /* at the end of the step before */
 } trainer;
 
@@ -148,36 +146,43 @@ static zs_status record_episodes(trainer *t, zs_error *err) {
     return zs_record_gather(t->comm, &lines, t->run.episodes, t->run.folder, err);
 }
 
-/* timers.h5: the seconds of each phase on each rank, one row a step; kept here and written with each
+/* timers.h5: a row for each step and rank: step, rank, seconds of each phase. Kept here and written with each
  * checkpoint. */
+enum { TIMER_COLUMNS = 2 + ZS_NUM_PHASES };
+
 static void record_timers(trainer *t) {
-    double mine[ZS_NUM_PHASES];
+    double row[TIMER_COLUMNS] = {(double)t->step, t->comm->world.rank};
     for (int p = 0; p < ZS_NUM_PHASES; p++)
-        mine[p] = zs_phase_seconds(p);
+        row[2 + p] = zs_phase_seconds(p);
     char *all;
-    int64_t *lengths, row = (int64_t)t->comm->world.size * ZS_NUM_PHASES;
-    zs_comm_gather_bytes(t->comm, &t->comm->world, mine, sizeof mine, 0, &all, &lengths, "the timers");
+    int64_t *lengths;
+    zs_comm_gather_bytes(t->comm, &t->comm->world, row, sizeof row, 0, &all, &lengths, "the timers");
     if (!t->run.is_root) return;
-    if (t->num_timers == t->timer_capacity) {
-        int64_t grown = 2 * t->timer_capacity + 16;
-        t->timers = zs_grow(t->timers, t->timer_capacity * row, grown * row, sizeof(double));
-        t->timer_steps = zs_grow(t->timer_steps, t->timer_capacity, grown, sizeof(double));
-        t->timer_capacity = grown;
-    }
-    memcpy(t->timers + t->num_timers * row, all, (size_t)row * sizeof(double));
-    t->timer_steps[t->num_timers++] = (double)t->step;
+    zs_string_append(&t->timers, all, t->comm->world.size * (int64_t)sizeof row);
     zs_free(all);
     zs_free(lengths);
 }
 
 static zs_status write_timers(trainer *t, zs_error *err) {
+    int64_t rows = t->timers.length / (TIMER_COLUMNS * (int64_t)sizeof(double));
+    if (rows == 0) return ZS_OK;
+    double *values = ZS_NEW(double, TIMER_COLUMNS *rows), *by_row = ZS_NEW(double, TIMER_COLUMNS *rows);
+    memcpy(by_row, t->timers.data, (size_t)t->timers.length);
+    zs_column columns[TIMER_COLUMNS];
+    for (int c = 0; c < TIMER_COLUMNS; c++) {
+        columns[c] = (zs_column){c == 0   ? "step"
+                                 : c == 1 ? "rank"
+                                          : zs_phase_names[c - 2],
+                                 values + c * rows, NULL};
+        for (int64_t r = 0; r < rows; r++)
+            values[c * rows + r] = by_row[r * TIMER_COLUMNS + c];
+    }
     char path[600];
-    zs_column columns[] = {{"step", 1, 1, t->timer_steps, NULL},
-                           {"seconds", t->comm->world.size, ZS_NUM_PHASES, t->timers, NULL}};
-    if (!t->run.is_root || t->num_timers == 0) return ZS_OK;
     zs_path_join(path, sizeof path, t->run.folder, "timers.h5");
-    zs_status status = zs_table_append(path, columns, 2, t->num_timers, err);
-    t->num_timers = 0;
+    zs_status status = zs_table_append(path, columns, TIMER_COLUMNS, rows, err);
+    zs_string_clear(&t->timers);
+    zs_free(values);
+    zs_free(by_row);
     return status;
 }
 
@@ -446,8 +451,7 @@ static void release(trainer *t) {
     zs_episodes_free(&t->mine);
     zs_episodes_free(&t->received);
     zs_free(t->order);
-    zs_free(t->timers);
-    zs_free(t->timer_steps);
+    zs_string_free(&t->timers);
 }
 
 static zs_status run_train(const zs_arguments *arguments, zs_error *err) {
