@@ -109,7 +109,9 @@ def read_traces(folder):
     taken = {place for place, _ in early}
     last = [item for item in reversed(last) if item[0] not in taken][:SHOWN_TRACES * 6]
     wrong = different([item for item in last if number(item[1].get("em")) < 1], 1)
-    late = different([item for item in last if item not in wrong], SHOWN_TRACES - len(wrong)) + wrong
+    others = [item for item in last if item not in wrong]
+    others.sort(key=lambda item: number(item[1].get("em")) < 1)  # right ones first, newest first among equals
+    late = different(others, SHOWN_TRACES - len(wrong)) + wrong
     return [episode for _, episode in early], [episode for _, episode in late]
 
 
