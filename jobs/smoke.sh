@@ -2,6 +2,7 @@
 # Prepares build/smoke for configs/smoke.cfg and the tests: a small world, and a tiny model that has seen enough search
 # transcripts to write the tags. Seconds; called by `make`.   smoke.sh BUILD
 set -euo pipefail
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} # of a sanitizer build: MPI keeps memory to the end
 cd "$(dirname "$0")/.."
 build=$1 out=$1/smoke
 rm -rf "$out"

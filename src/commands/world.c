@@ -115,8 +115,8 @@ static zs_status make_all(const zs_arguments *arguments, zs_error *err) {
     zs_status status = zs_arg_need(arguments, "out", &folder, err);
     if (status == ZS_OK) status = zs_arg_int(arguments, "seed", 1, &seed, err);
     if (status == ZS_OK) status = zs_arg_int(arguments, "base-1", 12000, &base_1, err);
-    if (status == ZS_OK) status = zs_arg_int(arguments, "base-2", 40000, &base_2, err);
-    if (status == ZS_OK) status = zs_arg_int(arguments, "simulator", 10000, &simulator, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "base-2", 32000, &base_2, err);
+    if (status == ZS_OK) status = zs_arg_int(arguments, "simulator", 14000, &simulator, err);
     if (status == ZS_OK) status = zs_arg_int(arguments, "vocab-size", 768, &vocab_size, err);
     if (status == ZS_OK) status = zs_arg_int(arguments, "questions", 400, &questions, err);
     if (status != ZS_OK) return status;
@@ -146,8 +146,8 @@ static const zs_option options[] = {
     {"seed", "N", "everything is a function of it (1)"},
     {"questions", "N", "test questions (400)"},
     {"base-1", "N", "examples of the first pre-training stage (12000)"},
-    {"base-2", "N", "examples of the second (40000)"},
-    {"simulator", "N", "examples of simulation tuning (10000)"},
+    {"base-2", "N", "examples of the second (32000)"},
+    {"simulator", "N", "examples of simulation tuning (14000)"},
     {"vocab-size", "N", "entries of the tokenizer (768)"},
     {NULL, NULL, NULL},
 };

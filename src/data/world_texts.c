@@ -22,7 +22,7 @@ const int zs_world_num_specials = sizeof zs_world_specials / sizeof *zs_world_sp
 
 /* Shares of the bad habits; each is announced by a thought, so that reinforcement has a clean handle. */
 static const double know_at_once = 0.66, wrong_query = 0.15, guess_when_found = 0.25,
-                    guess_when_missing = 0.6, answer_too_early = 0.4, missing = 0.15;
+                    guess_when_missing = 0.6, answer_too_early = 0.15, missing = 0.15;
 
 enum { MAX_USED = 96, MAX_FACTS = 8 };
 
@@ -339,9 +339,9 @@ static void write_transcript(writer *w) {
     zs_string_free(&text);
 }
 
-/* Two queries in five do not fit the question, and no document may then tell the answer: a simulator that
- * answered whatever is asked would teach bad queries. `wanted`: what is asked; `shown`: what useful documents
- * tell instead. False: the query stays as it is. */
+/* Almost half of the queries do not fit the question, and no document may then tell the answer: a simulator
+ * that answered whatever is asked would teach bad queries. `wanted`: what is asked; `shown`: what useful
+ * documents tell instead. False: the query stays as it is. */
 static bool draw_misfit(writer *w, const story *story, zs_fact *wanted, zs_fact *shown) {
     double draw = zs_rng_uniform(&w->rng);
     int last = story->chain.hops - 1;
@@ -351,19 +351,20 @@ static bool draw_misfit(writer *w, const story *story, zs_fact *wanted, zs_fact 
         *shown = *wanted;
         return true;
     }
-    if (draw < 0.25) { /* a hop too far: of the answer, or of its like */
+    if (draw < 0.3) { /* a hop too far: of the answer, or of its like; of a year nothing can be told */
         int type = (int)zs_world_relations[story->chain.relations[last]].object;
         int relation = draw_relation(w, story->chain.relations[last], type, -1);
-        if (relation < 0) return false;
+        if (relation < 0) relation = draw_relation(w, -1, -1, -1);
         wanted->relation = relation;
         memcpy(wanted->subject, story->entities[last + 1], ZS_WORLD_WORD);
         if (chance(w, 0.3)) fresh(w, (zs_world_type)type, wanted->subject);
         fresh(w, zs_world_relations[relation].object, wanted->object);
         *shown = *wanted;
+        if (type == ZS_WORLD_YEAR) fresh(w, zs_world_relations[relation].subject, shown->subject);
         return true;
     }
-    if (draw < 0.4 &&
-        last > 0) { /* a later relation of the first entity, of which only the first can be told */
+    /* a later relation of the first entity, of which only the first can be told */
+    if (draw < 0.45 && last > 0) {
         *shown = *wanted = story_fact(story, 0);
         wanted->relation = story->chain.relations[1 + zs_rng_below(&w->rng, last)];
         return true;
@@ -411,7 +412,7 @@ static void write_simulator(writer *w) {
         if (last_fact && strcmp(fact->object, story.entities[story.chain.hops]) == 0)
             copied(w, copy);
         else
-            segment(w, 2 * w->options->name_weight, copy);
+            segment(w, fits ? 2 * w->options->name_weight : 1, copy); /* a misfit: anything but the answer */
         segment(w, 1, ".");
     }
     segment(w, 1, "\n</information>");
