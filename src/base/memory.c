@@ -63,10 +63,8 @@ void zs_free(void *memory) {
 }
 
 char *zs_strdup(const char *text) {
-    size_t length = strlen(text);
-    char *copy = zs_alloc((int64_t)length + 1, 1);
-    memcpy(copy, text, length);
-    return copy;
+    size_t size = strlen(text) + 1;
+    return memcpy(zs_alloc((int64_t)size, 1), text, size);
 }
 
 static bool poisoned(void) {
