@@ -41,9 +41,13 @@ zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model
 zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
                          int64_t *step, struct json_t **state, zs_error *err);
 
-/* SIGTERM and SIGINT (and SIGUSR1, which batch systems send before the end) set a flag. zs_run_stopping
- * agrees on it over the world: true on every rank if it was set on any. */
+/* SIGTERM and SIGINT (and SIGUSR1, which batch systems send before the end) set a flag. */
 void zs_run_catch_signals(void);
-bool zs_run_stopping(const zs_run *run);
+
+/* At the end of a step, the last one or not: is a checkpoint due (checkpoint.every, the end, a signal on any
+ * rank)? *stopping: a signal ends the run after it, with zs_run_stopped. The same on every rank; collective
+ * on world. */
+bool zs_run_checkpoint_due(const zs_run *run, int64_t step, bool last, bool *stopping);
+zs_status zs_run_stopped(int64_t step, zs_error *err);
 
 #endif

@@ -188,7 +188,7 @@ static void allocate(tuner *t) {
 }
 
 static zs_status tune(tuner *t, int64_t probe_every, zs_error *err) {
-    int64_t every = zs_config_int(t->config, "checkpoint.every"), seen = 0;
+    int64_t seen = 0;
     double begin = zs_seconds(), mean_loss = NAN;
     zs_progress progress = zs_progress_start("sft", t->total, t->step);
     zs_status status = ZS_OK;
@@ -217,12 +217,10 @@ static zs_status tune(tuner *t, int64_t probe_every, zs_error *err) {
         zs_progress_update(&progress, t->step, "loss %.3f  %.0f tokens/s", mean_loss,
                            (double)seen / (now - begin));
         status = zs_comm_agree(t->comm, &t->comm->world, status, err);
-        bool stopping = zs_run_stopping(&t->run);
-        if (status == ZS_OK && (last || stopping || (every > 0 && t->step % every == 0)))
+        bool stopping;
+        if (zs_run_checkpoint_due(&t->run, t->step, last, &stopping) && status == ZS_OK)
             status = save_checkpoint(t, err);
-        if (status == ZS_OK && stopping && !last)
-            status = zs_fail(err, ZS_STOPPED, "stopped by a signal after step %lld; run again with --resume",
-                             (long long)t->step);
+        if (status == ZS_OK && stopping) status = zs_run_stopped(t->step, err);
     }
     zs_progress_end(&progress);
     return status;

@@ -334,8 +334,7 @@ static void show_progress(trainer *t, zs_progress *progress, const step_facts *f
 }
 
 static zs_status train_steps(trainer *t, zs_error *err) {
-    int64_t eval_every = zs_config_int(t->config, "eval.every"),
-            save_every = zs_config_int(t->config, "checkpoint.every");
+    int64_t eval_every = zs_config_int(t->config, "eval.every");
     zs_progress progress = zs_progress_start("train", t->total, t->step);
     zs_status status = ZS_OK;
     broadcast_weights(t);
@@ -354,12 +353,10 @@ static zs_status train_steps(trainer *t, zs_error *err) {
         status = record_all(t, &facts, err);
         show_progress(t, &progress, &facts);
         json_decref(facts.eval);
-        bool stopping = zs_run_stopping(&t->run);
-        if (status == ZS_OK && (last || stopping || (save_every > 0 && t->step % save_every == 0)))
+        bool stopping;
+        if (zs_run_checkpoint_due(&t->run, t->step, last, &stopping) && status == ZS_OK)
             status = save_checkpoint(t, err);
-        if (status == ZS_OK && stopping && !last)
-            status = zs_fail(err, ZS_STOPPED, "stopped by a signal after step %lld; run again with --resume",
-                             (long long)t->step);
+        if (status == ZS_OK && stopping) status = zs_run_stopped(t->step, err);
     }
     zs_progress_end(&progress);
     return status;

@@ -27,10 +27,22 @@ void zs_run_catch_signals(void) {
     sigaction(SIGUSR1, &action, NULL);
 }
 
-bool zs_run_stopping(const zs_run *run) {
+static bool stop_wanted_anywhere(const zs_run *run) {
     double flag = stop_wanted;
     zs_comm_max(run->comm, &run->comm->world, &flag, 1, "the other ranks at the end of a step");
     return flag > 0.0;
+}
+
+bool zs_run_checkpoint_due(const zs_run *run, int64_t step, bool last, bool *stopping) {
+    int64_t every = zs_config_int(run->config, "checkpoint.every");
+    bool signalled = stop_wanted_anywhere(run);
+    *stopping = signalled && !last;
+    return last || signalled || (every > 0 && step % every == 0);
+}
+
+zs_status zs_run_stopped(int64_t step, zs_error *err) {
+    return zs_fail(err, ZS_STOPPED, "stopped by a signal after step %lld; run again with --resume",
+                   (long long)step);
 }
 
 zs_status zs_run_open(zs_run *run, const zs_config *config, zs_comm *comm, bool resume, zs_error *err) {
