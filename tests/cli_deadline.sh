@@ -21,12 +21,12 @@ end() { # ranks, way of ending; fills $words and $code. The timeout is only for 
 }
 lines() { grep -c -- "$1" "$words"; }
 
-end 3 expire
+end 4 expire
 [ "$code" -ne 0 ] && [ "$code" -ne 124 ] && [ "$code" -ne 137 ]; check deadline_ends_the_job $?
 grep -q "rank 1 (rollout) waited 0.5 s in phase generate, step 12, for documents from simulators {0}" "$words"
 check deadline_rollout_says_who $?
-grep -q "rank 2 (learner) waited 0.5 s in phase generate, step 12, for the search exchange of rollouts {1}" "$words"
-check deadline_learner_says_who $?
+grep -q "rank 2 (rollout) waited 0.5 s in phase generate, step 12, for documents from simulators {0}" "$words"
+check deadline_every_rollout_says_who $?
 [ "$(lines ' waited ')" -eq 2 ]; check deadline_one_line_a_rank $?
 
 end 4 pod
@@ -34,6 +34,13 @@ end 4 pod
 check deadline_in_a_pod $?
 grep -q "rank 3 (rollout) waited 0.5 s in phase generate, step 1, for documents from simulators {2}" "$words"
 check deadline_names_ranks_of_the_world $?
+
+end 4 stream
+[ "$code" -ne 0 ] && [ "$code" -ne 124 ] && [ "$code" -ne 137 ] && [ "$(lines ' waited ')" -eq 1 ]
+check deadline_stream_ends_the_job $?
+[ "$(lines 'the live phase has ended')" -eq 1 ]; check deadline_stream_waits_for_the_living $?
+grep -q "rank 3 (learner) waited 0.5 s in phase exchange, step 4, for episodes from rollout {1}" "$words"
+check deadline_stream_says_who $?
 
 end 4 weights
 [ "$code" -ne 0 ] && [ "$code" -ne 124 ] && [ "$code" -ne 137 ]; check deadline_weights_end_the_job $?

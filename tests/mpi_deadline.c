@@ -3,6 +3,7 @@
  * which a job ends early; tests/cli_deadline.sh reads what they print:
  *   expire   rank 0 never comes to the search exchange, whose deadline is half a second
  *   pod      on 4 ranks: rank 2 never comes to the exchange of its pod, the second
+ *   stream   rollouts take longer than the deadline for their episodes, then fall silent
  *   weights  the learner never comes to the weight broadcast
  *   memory   rank 0 never comes to share memory with the others
  *   filling  rank 0 never publishes its part of shared memory
@@ -11,6 +12,7 @@
  *   killed   rank 1 is killed while the others wait for it */
 #include "zerosearch/comm.h"
 #include "zerosearch/log.h"
+#include "zerosearch/trajectories.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -22,8 +24,10 @@ static zs_comm comm;
 static void be_late(void) {
     zs_exchange *exchange = zs_exchange_create(&comm);
     if (comm.world.rank == 0) usleep(300000);
+    if (!exchange) return; /* a learner */
     zs_exchange_begin(exchange, 1);
-    if (zs_exchange_finish(exchange) != comm.pod.size) MPI_Abort(comm.world.comm, 1);
+    int searching = comm.pod.size > 2 ? comm.pod.size - comm.num_pod_learners : comm.pod.size;
+    if (zs_exchange_finish(exchange) != searching) MPI_Abort(comm.world.comm, 1);
     zs_exchange_destroy(exchange);
 }
 
@@ -31,7 +35,7 @@ static void expire_exchange(void) {
     zs_exchange *exchange = zs_exchange_create(&comm);
     zs_log_set_phase("generate", 12);
     comm.deadline = 0.5;
-    if (comm.world.rank == 0) sleep(100);
+    if (comm.world.rank == 0 || !exchange) sleep(100);
     zs_exchange_begin(exchange, 0);
     zs_exchange_finish(exchange);
 }
@@ -42,10 +46,26 @@ static void expire_in_pod(void) {
     zs_exchange *exchange = zs_exchange_create(&comm);
     zs_log_set_phase("generate", 1);
     comm.deadline = comm.pod_index == 0 ? 900 : 0.5; /* the other pod's, however slow the machine is */
-    if (comm.world.rank == 2) sleep(100);
+    if (comm.world.rank == 2 || !exchange) sleep(100);
     zs_exchange_begin(exchange, 0);
     zs_exchange_finish(exchange);
     if (comm.pod_index == 0) sleep(100); /* that pod was served; it ends with the job */
+}
+
+/* A rollout that lives is waited for, however long it takes; one that is silent is not. */
+static void expire_stream(void) {
+    comm.deadline = 0.5;
+    zs_trajectories *stream = zs_trajectories_create(&comm);
+    zs_episodes episodes = {0};
+    zs_log_set_phase("exchange", 4);
+    for (int i = 0; i < 100 && comm.is_rollout; i++, usleep(15000))
+        zs_trajectories_poll(stream);
+    if (comm.is_rollout) zs_trajectories_end(stream);
+    while (comm.is_learner && zs_trajectories_take(stream, &episodes))
+        ;
+    if (!comm.is_learner) sleep(100);
+    if (comm.is_learner) zs_log_rank(ZS_LOG_ERROR, "the live phase has ended");
+    zs_trajectories_take(stream, &episodes);
 }
 
 static void expire_weights(void) {
@@ -107,9 +127,9 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(void);
-    } ends[] = {{"expire", expire_exchange}, {"pod", expire_in_pod},      {"weights", expire_weights},
-                {"memory", expire_memory},   {"filling", expire_filling}, {"shared", abort_shared},
-                {"local", abort_local},      {"killed", be_killed}};
+    } ends[] = {{"expire", expire_exchange}, {"pod", expire_in_pod},    {"weights", expire_weights},
+                {"stream", expire_stream},   {"memory", expire_memory}, {"filling", expire_filling},
+                {"shared", abort_shared},    {"local", abort_local},    {"killed", be_killed}};
     comm.deadline = 900;
     if (argc < 2) be_late();
     for (size_t i = 0; argc > 1 && i < sizeof ends / sizeof ends[0]; i++)

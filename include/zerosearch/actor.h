@@ -2,7 +2,9 @@
  *
  * In f32 a rank that learns and plays has one model for both, and a rank that only plays takes the learners'
  * parameters by broadcast. In bf16 (rollout.dtype) a rank that learns and plays rounds its f32 into a copy of
- * its own, and one that only plays takes the broadcast already rounded: it never holds f32. */
+ * its own, and one that only plays takes the broadcast already rounded: it never holds f32. One that only
+ * plays, and plays a step ahead of the learners (rollout.staleness), has a second copy for the weights to
+ * come. */
 #ifndef ZEROSEARCH_ACTOR_H
 #define ZEROSEARCH_ACTOR_H
 
@@ -23,6 +25,12 @@ void zs_actor_destroy(zs_actor *actor);
 
 /* What engines read; NULL on ranks that are no rollouts. Belongs to the actor or the caller of create. */
 const zs_model *zs_actor_model(const zs_actor *actor);
+
+/* With rollout.staleness: rollouts that do not learn begin to take the learners' next parameters into a spare
+ * copy, to play on with these until zs_actor_refresh. Poll moves the broadcast on between decode steps.
+ * Nothing happens on other ranks. Local. */
+void zs_actor_expect(zs_actor *actor);
+void zs_actor_poll(zs_actor *actor);
 
 /* Every rollout gets the learners' parameters as they are now. Collective on pod. */
 void zs_actor_refresh(zs_actor *actor);

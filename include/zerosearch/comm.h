@@ -109,20 +109,21 @@ void zs_shared_publish(const zs_comm *comm, const zs_shared *shared, const char 
  * happens to one that is zeroed or freed. Collective on node. */
 void zs_shared_free(zs_shared *shared);
 
-/* Search exchange: one round among the ranks of a pod. Each rank holds an outbox for every pod rank; a round
- * delivers all of them. Counts and flags go by MPI_Ialltoall, payload by MPI_Ialltoallv. begin posts the
- * counts; poll moves the round on (call it from compute loops); finish completes it. Two rounds never
- * overlap. The flag of each rank is its own count of unfinished work; `pending` is the pod's sum, so that all
- * ranks see the same round as the last one. */
+/* Search exchange: one round among the rollouts and simulators of a pod. Each holds an outbox for every
+ * other; a round delivers all of them. Counts and flags go by MPI_Ialltoall, payload by MPI_Ialltoallv. begin
+ * posts the counts; poll moves the round on (call it from compute loops); finish completes it. Two rounds
+ * never overlap. The flag of each rank is its own count of unfinished work; `pending` is the sum over all, so
+ * that all ranks see the same round as the last one. */
 typedef struct zs_exchange zs_exchange;
-zs_exchange *zs_exchange_create(const zs_comm *comm); /* Collective on pod */
+/* NULL on ranks that are neither rollout nor simulator. Collective on pod. */
+zs_exchange *zs_exchange_create(const zs_comm *comm);
 void zs_exchange_destroy(zs_exchange *exchange);
 /* Puts one message into the outbox for pod rank `to` (copied). Messages from one rank to one rank stay in
  * order. */
 void zs_exchange_put(zs_exchange *exchange, int to, const void *message, int64_t bytes);
 void zs_exchange_begin(zs_exchange *exchange, int64_t unfinished);
 void zs_exchange_poll(zs_exchange *exchange);
-/* Returns the pod's sum of unfinished. */
+/* Returns the sum of unfinished. */
 int64_t zs_exchange_finish(zs_exchange *exchange);
 /* The next received message (by sender's pod rank, then order), or NULL. Valid until the next begin. */
 const void *zs_exchange_take(zs_exchange *exchange, int *from, int64_t *bytes);

@@ -42,11 +42,12 @@ void zs_episodes_append(zs_episodes *episodes, const zs_episode_info *info, cons
 void zs_episodes_clear(zs_episodes *episodes);
 void zs_episodes_free(zs_episodes *episodes);
 
-struct zs_comm;
-/* Trajectory exchange (rollouts -> learners of the pod), MPI_Alltoallv of packed buffers: each rollout's
- * episodes are dealt to the pod's learners so that their token counts are even (longest first to the least
- * loaded; ties by rank, so the deal is the same in every run). `received` on learners comes ordered by
- * (question, sample). Collective on pod. */
-void zs_episodes_exchange(const struct zs_comm *comm, const zs_episodes *mine, zs_episodes *received);
+/* A packed episode, as it travels and as checkpoints keep it: info, ids [length] int32, log_prob [length]
+ * float, kind [length] uint8, padded to whole words of 8 bytes, so that MPI's int reaches 16 GiB. */
+int64_t zs_episode_words(int64_t length);
+void zs_episode_pack(const zs_episode_info *info, const int32_t *ids, const uint8_t *kind,
+                     const float *log_prob, int64_t *words);
+/* Appends it; returns its words. */
+int64_t zs_episode_unpack(const int64_t *words, zs_episodes *episodes);
 
 #endif

@@ -1,8 +1,8 @@
 /* Episodes: the policy thinks, searches, reads and answers; the search engine's ranks answer it.
  *
  * zs_rollout_run is the whole rollout phase of a step (DESIGN: rollout, search exchange, reward), called by
- * every rank of the pod: rollouts play their share of the questions, ranks with a search engine answer
- * queries, the others take part in the exchange rounds. Rounds come every `rollout.round_steps` decode steps,
+ * every rollout and simulator of the pod: rollouts play their share of the questions, ranks with a search
+ * engine answer queries; on others it returns at once. Rounds come every `rollout.round_steps` decode steps,
  * not by the clock. */
 #ifndef ZEROSEARCH_ROLLOUT_H
 #define ZEROSEARCH_ROLLOUT_H
@@ -14,6 +14,7 @@
 #include "zerosearch/episode.h"
 #include "zerosearch/qa.h"
 #include "zerosearch/search.h"
+#include "zerosearch/trajectories.h"
 
 typedef struct zs_rollout zs_rollout;
 
@@ -39,6 +40,9 @@ typedef struct zs_rollout_task {
     int64_t max_turns;       /* searches and invalid actions before the last turn; 0: answer at once */
     zs_rollout_watch *watch; /* one episode only; NULL: not watched */
     void *watch_context;
+    zs_trajectories *stream;     /* each episode is sent as it ends; NULL: none is */
+    void (*poll)(void *context); /* called between decode steps, to move on what is under way; NULL: not */
+    void *poll_context;
 } zs_rollout_task;
 
 /* Appends this rank's episodes, ordered by (question, sample), scored (reward by reward.metric), advantage 0.

@@ -1,4 +1,5 @@
-/* The search exchange: rounds in which every rank of a pod gives every other rank its messages.
+/* The search exchange: rounds in which every rollout and simulator of a pod gives every other its messages.
+ * Ranks that only learn take no part: a round would have to wait for them in the midst of their update.
  *
  * begin: three numbers go to each rank: bytes to come, my unfinished work, my bytes in all. They let every
  * rank see the pod's totals, so that a round without any message ends there, without the second collective.
@@ -26,7 +27,8 @@ typedef struct header_t {
 
 struct zs_exchange {
     const zs_comm *comm;
-    zs_group group;
+    zs_group group;         /* in order of their pod ranks */
+    int *to_group, *to_pod; /* [pod.size], [group.size]: a rank's number in the other; -1: not in the group */
     state_t state;
     MPI_Request request;
     char what[400];
@@ -56,22 +58,42 @@ static int64_t padded(int64_t bytes) {
 /* Who this rank waits for: the other roles of its pod. */
 static void describe(zs_exchange *exchange) {
     const zs_comm *comm = exchange->comm;
-    char *out = exchange->what;
-    size_t size = sizeof exchange->what;
     if (comm->is_rollout)
         zs_pod_describe(comm, "documents from simulators", comm->pod_simulators, comm->num_pod_simulators,
-                        out, size);
+                        exchange->what, sizeof exchange->what);
     else
-        zs_pod_describe(comm,
-                        comm->is_simulator ? "queries from rollouts" : "the search exchange of rollouts",
-                        comm->pod_rollouts, comm->num_pod_rollouts, out, size);
+        zs_pod_describe(comm, "queries from rollouts", comm->pod_rollouts, comm->num_pod_rollouts,
+                        exchange->what, sizeof exchange->what);
+}
+
+static void number_ranks(zs_exchange *exchange) {
+    const zs_comm *comm = exchange->comm;
+    exchange->to_group = ZS_NEW(int, comm->pod.size);
+    exchange->to_pod = ZS_NEW(int, exchange->group.size);
+    for (int i = 0; i < comm->num_pod_rollouts; i++)
+        exchange->to_group[comm->pod_rollouts[i]] = 1;
+    for (int i = 0; i < comm->num_pod_simulators; i++)
+        exchange->to_group[comm->pod_simulators[i]] = 1;
+    int members = 0;
+    for (int r = 0; r < comm->pod.size; r++) {
+        bool member = exchange->to_group[r] == 1;
+        if (member) exchange->to_pod[members] = r;
+        exchange->to_group[r] = member ? members++ : -1;
+    }
+    ZS_ASSERT(members == exchange->group.size, "%d ranks of %d search or answer", exchange->group.size,
+              members);
 }
 
 zs_exchange *zs_exchange_create(const zs_comm *comm) {
+    bool member = comm->is_rollout || comm->is_simulator;
+    zs_group group =
+        zs_group_select(comm, &comm->pod, member, comm->pod.rank, "the pod, to make the search exchange");
+    if (!member) return NULL;
     zs_exchange *exchange = ZS_NEW(zs_exchange, 1);
     exchange->comm = comm;
-    exchange->group = zs_group_duplicate(comm, &comm->pod, "the pod, to make the search exchange");
+    exchange->group = group;
     exchange->request = MPI_REQUEST_NULL;
+    number_ranks(exchange);
     int size = exchange->group.size;
     exchange->outbox = ZS_NEW(bytes_t, size);
     exchange->sent = ZS_NEW(header_t, size);
@@ -91,6 +113,8 @@ void zs_exchange_destroy(zs_exchange *exchange) {
     for (int r = 0; r < exchange->group.size; r++)
         zs_free(exchange->outbox[r].data);
     zs_free(exchange->outbox);
+    zs_free(exchange->to_group);
+    zs_free(exchange->to_pod);
     zs_free(exchange->send.data);
     zs_free(exchange->receive.data);
     zs_free(exchange->sent);
@@ -104,9 +128,10 @@ void zs_exchange_destroy(zs_exchange *exchange) {
 }
 
 void zs_exchange_put(zs_exchange *exchange, int to, const void *message, int64_t bytes) {
-    ZS_ASSERT(to >= 0 && to < exchange->group.size, "no pod rank %d", to);
+    ZS_ASSERT(to >= 0 && to < exchange->comm->pod.size && exchange->to_group[to] >= 0,
+              "pod rank %d is not in the search exchange", to);
     ZS_ASSERT(bytes >= 0, "a message of %lld bytes", (long long)bytes);
-    bytes_t *box = &exchange->outbox[to];
+    bytes_t *box = &exchange->outbox[exchange->to_group[to]];
     int64_t wanted = box->length + (int64_t)sizeof bytes + padded(bytes);
     reserve(box, wanted);
     memcpy(box->data + box->length, &bytes, sizeof bytes);
@@ -204,7 +229,7 @@ const void *zs_exchange_take(zs_exchange *exchange, int *from, int64_t *bytes) {
     if (exchange->take_from >= size) return NULL;
     const char *at = exchange->receive.data + exchange->take_at;
     memcpy(bytes, at, sizeof *bytes);
-    *from = exchange->take_from;
+    *from = exchange->to_pod[exchange->take_from];
     exchange->take_at += (int64_t)sizeof *bytes + padded(*bytes);
     return at + sizeof *bytes;
 }

@@ -22,6 +22,11 @@ zs_group zs_group_duplicate(const zs_comm *comm, const zs_group *group, const ch
  * are known to be ready. */
 void zs_comm_wait_transfer(const zs_comm *comm, MPI_Request *request, MPI_Request *here, const char *what);
 
+/* For loops that wait on more than requests: gives the core away, the longer the more has been waited; and the
+ * end of a wait past its deadline, which is the end of the job. */
+void zs_comm_nap(double waited);
+void zs_comm_expire(const zs_comm *comm, const char *what) __attribute__((noreturn));
+
 /* "simulators {0, 1}": the world's numbers of pod ranks, without this rank; at most `size` bytes. */
 void zs_pod_describe(const zs_comm *comm, const char *name, const int *pod_ranks, int count, char *out,
                      size_t size);

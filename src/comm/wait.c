@@ -25,7 +25,7 @@ static void sleep_seconds(double seconds) {
     nanosleep(&time, NULL);
 }
 
-static void __attribute__((noreturn)) expire(const zs_comm *comm, const char *what) {
+void zs_comm_expire(const zs_comm *comm, const char *what) {
     const char *phase = zs_log_phase();
     bool has_phase = phase && phase[0];
     char line[1000];
@@ -40,6 +40,15 @@ static void __attribute__((noreturn)) expire(const zs_comm *comm, const char *wh
     sleep_seconds(grace_seconds(comm->world.rank));
     MPI_Abort(comm->world.comm, ZS_FAILED);
     _Exit(ZS_FAILED);
+}
+
+void zs_comm_nap(double waited) {
+    if (waited < SPIN_SECONDS) {
+        sched_yield();
+    } else {
+        double nap = waited / 16;
+        sleep_seconds(nap < LONGEST_SLEEP ? nap : LONGEST_SLEEP);
+    }
 }
 
 /* Waits for the requests. The time is waiting until all ranks are known to be here (`here` is done, or is
@@ -64,13 +73,8 @@ static void wait_for(const zs_comm *comm, int count, MPI_Request *requests, zs_i
         MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE);
         double waited = now - begin;
         if (done) break;
-        if (waited > comm->deadline) expire(comm, what);
-        if (waited < SPIN_SECONDS) {
-            sched_yield();
-        } else {
-            double nap = waited / 16;
-            sleep_seconds(nap < LONGEST_SLEEP ? nap : LONGEST_SLEEP);
-        }
+        if (waited > comm->deadline) zs_comm_expire(comm, what);
+        zs_comm_nap(waited);
     }
     zs_phase_idle(kind, since, zs_seconds(), what);
 }

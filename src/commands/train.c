@@ -1,5 +1,5 @@
-/* `train`: the RL run. The loop in train_steps is DESIGN.md's list: weights, rollout (search exchange and
- * reward inside), trajectory exchange, update, record. */
+/* `train`: the RL run. one_step is DESIGN.md's list: rollout (search exchange, reward and trajectory stream
+ * inside), update, weights; train_steps records it. */
 #include "train.h"
 
 #include "zerosearch/command.h"
@@ -77,41 +77,98 @@ static zs_status save_checkpoint(zs_trainer *t, zs_error *err) {
     return status;
 }
 
-/* Fails, and leaves the policy as it was, when the search service has ceased to answer. */
-static zs_status one_step(zs_trainer *t, zs_step_facts *facts, zs_error *err) {
+/* Called between decode steps: episodes and weights under way move on. */
+static void move_on(void *trainer) {
+    zs_trainer *t = trainer;
+    zs_trajectories_poll(t->stream);
+    zs_actor_poll(t->actor);
+}
+
+static double noise_at(const zs_trainer *t, int64_t step) {
+    const zs_config *config = t->config;
+    return zs_curriculum_noise(zs_config_float(config, "curriculum.start"),
+                               zs_config_float(config, "curriculum.end"),
+                               zs_config_float(config, "curriculum.base"), step, t->total);
+}
+
+/* Rollouts and simulators play the episodes of a step, which go to the learners as they end. */
+static void play(zs_trainer *t, int64_t step) {
     const zs_config *config = t->config;
     int64_t num_questions = zs_config_int(config, "rollout.questions");
     int64_t *picked = ZS_NEW(int64_t, num_questions);
-    pick_questions(t, t->step, num_questions, picked);
-    facts->noise = zs_curriculum_noise(zs_config_float(config, "curriculum.start"),
-                                       zs_config_float(config, "curriculum.end"),
-                                       zs_config_float(config, "curriculum.base"), t->step, t->total);
+    pick_questions(t, step, num_questions, picked);
     zs_rollout_task task = {.qa = &t->questions,
                             .questions = picked,
                             .num_questions = num_questions,
                             .samples = zs_config_int(config, "rollout.samples"),
-                            .step = t->step,
-                            .noise = facts->noise,
+                            .step = step,
+                            .noise = noise_at(t, step),
                             .sampling = {zs_config_float(config, "rollout.temperature"),
                                          zs_config_int(config, "rollout.top_k"),
                                          zs_config_float(config, "rollout.top_p")},
-                            .max_turns = zs_config_int(config, "rollout.max_turns")};
+                            .max_turns = zs_config_int(config, "rollout.max_turns"),
+                            .stream = t->stream,
+                            .poll = move_on,
+                            .poll_context = t};
     zs_episodes_clear(&t->mine);
-    zs_episodes_clear(&t->received);
     zs_rollout_run(t->rollout, t->search.search, &task, &t->mine);
+    if (t->comm->is_rollout) zs_trajectories_end(t->stream);
     zs_free(picked);
-    facts->rollout = zs_rollout_summarize(t->comm, &t->comm->world, &t->mine);
-    char what[100];
-    snprintf(what, sizeof what, "search.engine = %s, step %lld", zs_config_string(config, "search.engine"),
-             (long long)t->step + 1);
-    zs_status status =
-        zs_search_check(t->comm, t->search.search, what, LEAST_SEARCHES, &facts->searched, err);
-    if (status != ZS_OK) return status;
+}
+
+/* Learners take what is being played, and begin with it; then all know what it came to. Fails when the search
+ * service has ceased to answer. */
+static zs_status take(zs_trainer *t, int64_t step, zs_episodes *episodes, zs_played *played, zs_error *err) {
     zs_phase_begin(ZS_PHASE_EXCHANGE);
-    zs_episodes_exchange(t->comm, &t->mine, &t->received);
+    zs_episodes_clear(episodes);
+    while (t->learner && zs_trajectories_take(t->stream, episodes))
+        zs_learner_prepare(t->learner, episodes, false);
     zs_phase_end(ZS_PHASE_EXCHANGE);
-    if (t->learner) facts->update = zs_learner_update(t->learner, &t->received, num_questions);
-    t->step++;
+    if (t->learner) zs_learner_prepare(t->learner, episodes, true);
+    played->noise = noise_at(t, step);
+    played->means = zs_rollout_summarize(t->comm, &t->comm->world, &t->mine);
+    char what[100];
+    snprintf(what, sizeof what, "search.engine = %s, step %lld", zs_config_string(t->config, "search.engine"),
+             (long long)step + 1);
+    return zs_search_check(t->comm, t->search.search, what, LEAST_SEARCHES, &played->searched, err);
+}
+
+/* The episodes of this step: played now, or while the step before was learnt from. */
+static zs_status get_episodes(zs_trainer *t, zs_error *err) {
+    if (t->has_ahead) {
+        zs_episodes taken = t->ahead;
+        t->ahead = t->received;
+        t->received = taken;
+        t->played = t->played_ahead;
+        t->has_ahead = false;
+        return ZS_OK;
+    }
+    if (t->lost.status != ZS_OK) {
+        *err = t->lost;
+        return err->status;
+    }
+    play(t, t->step);
+    return take(t, t->step, &t->received, &t->played, err);
+}
+
+/* One step; with rollout.staleness the next one is played beside the update. Fails, and leaves the policy as
+ * it was, when the search service has ceased to answer. */
+static zs_status one_step(zs_trainer *t, zs_step_facts *facts, zs_error *err) {
+    if (get_episodes(t, err) != ZS_OK) return err->status;
+    bool ahead = zs_config_int(t->config, "rollout.staleness") > 0 && t->step + 1 < t->total;
+    if (ahead) {
+        zs_actor_expect(t->actor);
+        play(t, t->step + 1);
+    }
+    if (t->learner)
+        facts->update =
+            zs_learner_update(t->learner, &t->received, zs_config_int(t->config, "rollout.questions"));
+    zs_test_kill("train", ++t->step);
+    zs_actor_refresh(t->actor);
+    if (ahead) t->has_ahead = take(t, t->step, &t->ahead, &t->played_ahead, &t->lost) == ZS_OK;
+    facts->noise = t->played.noise;
+    facts->rollout = t->played.means;
+    facts->searched = t->played.searched;
     return ZS_OK;
 }
 
@@ -176,8 +233,6 @@ static zs_status train_steps(zs_trainer *t, zs_error *err) {
             status = stop_without_search(t, err);
             break;
         }
-        zs_test_kill("train", t->step);
-        zs_actor_refresh(t->actor);
         double ended = zs_seconds();
         facts.seconds = ended - started;
         facts.times = zs_phase_sums();
@@ -268,6 +323,7 @@ static zs_status prepare(zs_trainer *t, zs_error *err) {
     if (status == ZS_OK && t->eval_search.search)
         status = zs_rollout_create(comm, config, played, t->tokenizer, t->chat, true, &t->eval_rollout, err);
     if ((status = zs_comm_agree(comm, &comm->world, status, err)) != ZS_OK) return status;
+    t->stream = zs_trajectories_create(comm);
     t->total = zs_config_int(config, "learn.steps");
     if (comm->is_learner) {
         int64_t updates =
@@ -302,6 +358,7 @@ static void release(zs_trainer *t) {
     zs_rollout_destroy(t->rollout);
     zs_rollout_destroy(t->eval_rollout);
     zs_actor_destroy(t->actor);
+    zs_trajectories_destroy(t->stream);
     zs_setup_search_free(&t->search);
     zs_setup_search_free(&t->eval_search);
     zs_model_destroy(t->policy);
@@ -312,6 +369,7 @@ static void release(zs_trainer *t) {
     zs_qa_free(&t->eval_questions);
     zs_episodes_free(&t->mine);
     zs_episodes_free(&t->received);
+    zs_episodes_free(&t->ahead);
     zs_free(t->order);
     zs_string_free(&t->timers);
 }
@@ -342,7 +400,8 @@ static const zs_option options[] = {
     {NULL, NULL, NULL}};
 
 const zs_command zs_command_train = {
-    "train", "the RL run: the policy learns to search",
+    "train",
+    "the RL run: the policy learns to search",
     "  mpirun -n N zerosearch train CONFIG.cfg [--resume]\n"
     "  Leaves metrics.jsonl, episodes.jsonl, checkpoints/ and model/ in run.folder.\n"
     "  metrics.jsonl tells for each step what the ranks of a role did with their time (\"time\": busy, "
@@ -362,4 +421,6 @@ const zs_command zs_command_train = {
     "  learn.importance_cap. metrics.jsonl tells how far the two are apart (log_prob_mismatch, _max, _kl), "
     "the mean\n"
     "  weight (importance_weight) and the share that the cap cut (importance_capped).\n",
-    options, run_train, false};
+    options,
+    run_train,
+    false};

@@ -14,6 +14,13 @@
 
 #include <jansson.h>
 
+/* A step's episodes once they are played, as all ranks know it. */
+typedef struct zs_played {
+    double noise;
+    zs_rollout_means means;
+    zs_search_counts searched;
+} zs_played;
+
 typedef struct zs_trainer {
     const zs_config *config;
     zs_comm *comm;
@@ -31,7 +38,13 @@ typedef struct zs_trainer {
     int64_t step, total, saved;  /* saved: step of the newest checkpoint */
     int64_t skipped;             /* updates in a row that were not made, their gradient not being finite */
     int64_t *order, order_epoch; /* the question order of an epoch */
-    zs_episodes mine, received;
+    zs_trajectories *stream;
+    zs_episodes mine; /* rollouts: what was played last */
+    /* The step's episodes on the learners, and (rollout.staleness) those of the next one, played meanwhile. */
+    zs_episodes received, ahead;
+    zs_played played, played_ahead;
+    bool has_ahead;
+    zs_error lost; /* why the step ahead could not be played; tried anew on resume */
     zs_string timers; /* root: rows of timers.h5 since the last checkpoint, TIMER_COLUMNS doubles each */
     zs_engine_stats generated; /* at the end of the step before */
     zs_balance measured;       /* sums over measured_steps; ranks are set when the ranks are divided */

@@ -184,13 +184,13 @@ static json_t *episode_record(zs_trainer *t, const zs_episodes *e, int64_t i) {
                      "invalid_actions", info->invalid_actions, "advantage", info->advantage, "spans", spans);
 }
 
-/* The first samples of the step's first questions, from the first rollout to the root. */
+/* The first samples of the step's first question, from the learners that have them to the root. */
 static zs_status record_episodes(zs_trainer *t, zs_error *err) {
     enum { SHOWN = 2 };
     zs_string lines = {0};
-    if (t->comm->is_rollout && t->comm->rollouts.rank == 0)
-        for (int64_t i = 0; i < t->mine.count && i < SHOWN; i++)
-            zs_record_line(&lines, episode_record(t, &t->mine, i));
+    for (int64_t i = 0; i < t->received.count; i++)
+        if (t->received.info[i].question == 0 && t->received.info[i].sample < SHOWN)
+            zs_record_line(&lines, episode_record(t, &t->received, i));
     return zs_record_gather(t->comm, &lines, t->run.episodes, t->run.folder, err);
 }
 

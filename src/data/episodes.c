@@ -42,6 +42,36 @@ void zs_episodes_append(zs_episodes *episodes, const zs_episode_info *info, cons
     episodes->offsets[episodes->count] = episodes->num_tokens;
 }
 
+_Static_assert(sizeof(zs_episode_info) % 8 == 0, "packed tokens follow the info aligned");
+
+int64_t zs_episode_words(int64_t length) {
+    return ((int64_t)sizeof(zs_episode_info) + length * (int64_t)(4 + 4 + 1) + 7) / 8;
+}
+
+void zs_episode_pack(const zs_episode_info *info, const int32_t *ids, const uint8_t *kind,
+                     const float *log_prob, int64_t *words) {
+    char *at = (char *)words;
+    int64_t length = info->length;
+    words[zs_episode_words(length) - 1] = 0; /* the padding */
+    memcpy(at, info, sizeof *info);
+    if (length == 0) return;
+    at += sizeof *info;
+    memcpy(at, ids, (size_t)length * 4);
+    memcpy(at + 4 * length, log_prob, (size_t)length * 4);
+    memcpy(at + 8 * length, kind, (size_t)length);
+}
+
+int64_t zs_episode_unpack(const int64_t *words, zs_episodes *episodes) {
+    const char *at = (const char *)words;
+    zs_episode_info info;
+    memcpy(&info, at, sizeof info);
+    at += sizeof info;
+    zs_episodes_append(episodes, &info, (const int32_t *)(const void *)at,
+                       (const uint8_t *)at + 8 * info.length,
+                       (const float *)(const void *)(at + 4 * info.length));
+    return zs_episode_words(info.length);
+}
+
 void zs_episodes_clear(zs_episodes *episodes) {
     episodes->count = episodes->num_tokens = 0; /* offsets[0] is 0 for ever */
 }

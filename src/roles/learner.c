@@ -26,6 +26,7 @@ struct zs_learner {
     float *old_log_prob; /* [num_tokens], of the policy before the step's updates, where it takes a pass */
     int64_t *first;      /* micro-batches */
     int64_t *lengths;
+    int64_t prepared;    /* episodes, from the first, whose reference log-probabilities are there */
     zs_policy_sums sums; /* of the step */
     zs_drift_sums drift;
     int64_t updates_made; /* in the step */
@@ -51,8 +52,9 @@ zs_learner *zs_learner_create(const zs_comm *comm, const zs_config *config, zs_m
            clip = zs_config_float(config, "learn.clip_range");
     l->kl_in_reward = !strcmp(zs_config_string(config, "learn.kl_in"), "reward");
     l->reward_kl_coef = l->kl_in_reward ? kl_coef : 0.0;
-    l->corrects = strcmp(zs_config_string(config, "rollout.dtype"), "f32") != 0 &&
-                  zs_config_float(config, "learn.importance_cap") > 0.0;
+    bool drifts = strcmp(zs_config_string(config, "rollout.dtype"), "f32") != 0 ||
+                  zs_config_int(config, "rollout.staleness") > 0;
+    l->corrects = drifts && zs_config_float(config, "learn.importance_cap") > 0.0;
     l->importance_cap = l->corrects ? zs_config_float(config, "learn.importance_cap") : INFINITY;
     const char *type = zs_config_string(config, "learn.kl_type");
     l->loss = (zs_policy_loss){.clip_low = clip,
@@ -108,18 +110,26 @@ static zs_batch batch_of(const zs_episodes *e, int64_t first, int64_t last, int6
     return (zs_batch){last - first, offsets[last - first], offsets, e->ids + e->offsets[first]};
 }
 
-/* Log-probabilities of the loss's tokens under `model` (of the policy's shape) into out [num_tokens]. */
-static void log_probs_under(zs_learner *l, const zs_episodes *e, const zs_model *model, float *out) {
-    int64_t batches = zs_pack(e->count, l->lengths, l->micro_tokens, l->first);
+/* Log-probabilities of the loss's tokens of episodes first..last-1 under `model` (of the policy's shape) into
+ * out [num_tokens], in micro-batches that the episodes fill in order. Returns how many episodes that were:
+ * without `all` those of the last micro-batch, which more may join, are left. */
+static int64_t log_probs_under(zs_learner *l, const zs_episodes *e, int64_t first, bool all,
+                               const zs_model *model, float *out) {
+    for (int64_t i = first; i < e->count; i++)
+        l->lengths[i - first] = e->offsets[i + 1] - e->offsets[i];
+    int64_t batches = zs_pack(e->count - first, l->lengths, l->micro_tokens, l->first) - !all;
+    if (batches <= 0) return 0;
     int64_t *offsets = ZS_NEW(int64_t, e->count + 1);
     for (int64_t b = 0; b < batches; b++) {
-        zs_batch batch = batch_of(e, l->first[b], l->first[b + 1], offsets);
+        int64_t from = first + l->first[b];
+        zs_batch batch = batch_of(e, from, first + l->first[b + 1], offsets);
         zs_model_forward(model, l->workspace, &batch);
-        int64_t begin = e->offsets[l->first[b]];
+        int64_t begin = e->offsets[from];
         zs_model_head_masked(model, l->workspace, &batch, (float)l->temperature, l->mask + begin, out + begin,
                              NULL, NULL, NULL, NULL, NULL);
     }
     zs_free(offsets);
+    return l->first[batches];
 }
 
 /* Documents were not sampled by the policy, so nothing is recorded for them; when they are trained on, the
@@ -221,9 +231,9 @@ static void update_on(zs_learner *l, const zs_episodes *part, zs_update_report *
     l->updates_made++;
 }
 
-/* Loss mask: policy tokens, and document tokens too when masking is off. */
-static void make_mask(zs_learner *l, const zs_episodes *e) {
-    for (int64_t t = 0; t < e->num_tokens; t++)
+/* Loss mask from token `from` on: policy tokens, and document tokens too when masking is off. */
+static void make_mask(zs_learner *l, const zs_episodes *e, int64_t from) {
+    for (int64_t t = from; t < e->num_tokens; t++)
         l->mask[t] = e->kind[t] == ZS_TOKEN_POLICY || (!l->mask_documents && e->kind[t] == ZS_TOKEN_DOCUMENT);
 }
 
@@ -248,7 +258,7 @@ static void update_in_minibatches(zs_learner *l, const zs_episodes *e, zs_update
     for (int64_t epoch = 0; epoch < l->epochs; epoch++)
         for (int64_t k = 0; k < l->minibatches; k++) {
             take_part(l, e, k, &part, part_ref, part_old);
-            make_mask(l, &part);
+            make_mask(l, &part, 0);
             l->ref_log_prob = part_ref;
             l->old_log_prob = part_old;
             update_on(l, &part, report);
@@ -282,20 +292,30 @@ static void finish_report(zs_learner *l, int64_t num_tokens, zs_update_report *r
     report->mismatch_max = greatest;
 }
 
+void zs_learner_prepare(zs_learner *l, const zs_episodes *e, bool all) {
+    if (!l->reference || l->prepared == e->count) return;
+    make_room(l, e);
+    make_mask(l, e, e->offsets[l->prepared]);
+    zs_phase_begin(ZS_PHASE_REFERENCE);
+    l->prepared += log_probs_under(l, e, l->prepared, all, l->reference, l->ref_log_prob);
+    zs_phase_end(ZS_PHASE_REFERENCE);
+}
+
 zs_update_report zs_learner_update(zs_learner *l, zs_episodes *e, int64_t num_questions) {
     zs_update_report report = {0};
     l->sums = (zs_policy_sums){0};
     l->drift = (zs_drift_sums){0};
     l->updates_made = 0;
+    zs_learner_prepare(l, e, true);
     make_room(l, e);
-    for (int64_t i = 0; i < e->count; i++)
-        l->lengths[i] = e->offsets[i + 1] - e->offsets[i];
-    make_mask(l, e);
-    zs_phase_begin(ZS_PHASE_REFERENCE);
-    if (l->reference) log_probs_under(l, e, l->reference, l->ref_log_prob);
-    if (old_takes_a_pass(l) || !l->mask_documents) log_probs_under(l, e, l->policy, l->old_log_prob);
+    make_mask(l, e, 0);
+    l->prepared = 0;
+    if (old_takes_a_pass(l) || !l->mask_documents) {
+        zs_phase_begin(ZS_PHASE_REFERENCE);
+        log_probs_under(l, e, 0, true, l->policy, l->old_log_prob);
+        zs_phase_end(ZS_PHASE_REFERENCE);
+    }
     if (!l->mask_documents) record_documents(l, e);
-    zs_phase_end(ZS_PHASE_REFERENCE);
     advantages(l, e, num_questions);
     zs_phase_begin(ZS_PHASE_UPDATE);
     if (l->minibatches == 1) {

@@ -187,6 +187,7 @@ static void finish_episode(zs_rollout *r, episode *e, const char *answer, int64_
     e->log_prob = ZS_NEW(float, view.length);
     memcpy(e->ids, view.ids, (size_t)view.length * sizeof(int32_t));
     memcpy(e->log_prob, view.log_prob, (size_t)view.length * sizeof(float));
+    if (r->task->stream) zs_trajectories_send(r->task->stream, info, e->ids, e->kind, e->log_prob);
     e->done = true;
     r->unfinished--;
     zs_engine_release(r->engine, e->handle);
@@ -304,6 +305,12 @@ static void observe(zs_rollout *r, episode *e, const char *documents, bool faile
 
 /* One round. */
 
+/* Messages move only while somebody looks after them. */
+static void poll(const zs_rollout *r) {
+    if (r->exchange) zs_exchange_poll(r->exchange);
+    if (r->task->poll) r->task->poll(r->task->poll_context);
+}
+
 /* Counters of the timeline: what a turn of decoding since `begin` did. */
 static void trace_decode(const zs_rollout *r, int64_t decoded_before, double begin) {
     double decoded = (double)(zs_engine_get_stats(r->engine).decode_tokens - decoded_before);
@@ -319,7 +326,7 @@ static void decode_some(zs_rollout *r, bool *worked) {
     for (int64_t i = 0; i < r->round_steps; i++) {
         if (zs_engine_step(r->engine) == 0) break;
         *worked = true;
-        if (r->exchange) zs_exchange_poll(r->exchange);
+        poll(r);
         if (r->task->watch) watch_new_tokens(r);
     }
     zs_phase_end(ZS_PHASE_GENERATE);
@@ -331,7 +338,7 @@ static void answer_some(zs_rollout *r, bool worked) {
     if (!r->search) return;
     zs_phase_begin(ZS_PHASE_SIMULATE);
     bool pending = r->search->advance(r->search, r->round_steps);
-    if (r->exchange) zs_exchange_poll(r->exchange);
+    poll(r);
     zs_phase_end(ZS_PHASE_SIMULATE);
     if (!pending || worked || !r->search->wait) return;
     zs_phase_begin(ZS_PHASE_EXCHANGE);
