@@ -15,9 +15,11 @@
 
 #include <cmocka.h>
 
-static double step_of(const double work[3], int64_t s, int64_t r, int64_t l) {
-    double a = s ? work[0] / (double)s : 0, b = work[1] / (double)r;
-    return (a > b ? a : b) + work[2] / (double)l;
+static double step_of(const double work[3], bool ahead, int64_t s, int64_t r, int64_t l) {
+    double a = s ? work[0] / (double)s : 0, b = work[1] / (double)r, c = work[2] / (double)l;
+    double playing = a > b ? a : b;
+    if (ahead) return playing > c ? playing : c;
+    return playing + c;
 }
 
 static void best_of_all_splits(void **state) {
@@ -25,21 +27,21 @@ static void best_of_all_splits(void **state) {
     zs_rng rng = zs_rng_make(5, ZS_STREAM_TEST, 0, 0, 0);
     for (int trial = 0; trial < 300; trial++) {
         int64_t simulated = trial % 2, world = 2 + simulated + zs_rng_below(&rng, 30), best[3];
-        zs_balance measured = {.ranks = {simulated, 1, world - 1 - simulated}, .pods = 1};
+        zs_balance measured = {.ranks = {simulated, 1, world - 1 - simulated}, .pods = 1, .ahead = trial % 4 > 1};
         for (int i = 0; i < 3; i++)
             measured.work[i] = i || simulated ? 0.01 + (double)zs_rng_below(&rng, 1000) : 0;
         double least = INFINITY, fraction, extra = (double)zs_rng_below(&rng, 100);
         for (int64_t s = simulated; s <= (simulated ? world - 2 : 0); s++)
             for (int64_t l = 1; s + l < world; l++) {
-                double step = step_of(measured.work, s, world - s - l, l);
+                double step = step_of(measured.work, measured.ahead, s, world - s - l, l);
                 if (step < least) least = step;
             }
-        double now = step_of(measured.work, simulated, 1, world - 1 - simulated);
+        double now = step_of(measured.work, measured.ahead, simulated, 1, world - 1 - simulated);
         measured.step_seconds = now + extra;
         assert_true(zs_balance_propose(&measured, world, best, &fraction));
         assert_int_equal(best[0] + best[1] + best[2], world);
         assert_true((best[0] > 0) == (simulated > 0) && best[1] > 0 && best[2] > 0);
-        assert_true(fabs(step_of(measured.work, best[0], best[1], best[2]) - least) < 1e-9 * least);
+        assert_true(fabs(step_of(measured.work, measured.ahead, best[0], best[1], best[2]) - least) < 1e-9 * least);
         assert_true(fabs(fraction - (least + extra) / (now + extra)) < 1e-9);
     }
 }

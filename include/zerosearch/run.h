@@ -29,17 +29,28 @@ struct json_t;
 /* Writes one object (reference taken over) as a line and flushes. Root only; others pass NULL. */
 zs_status zs_run_record(zs_run *run, FILE *file, struct json_t *object, zs_error *err);
 
+/* Whole 8-byte words that a run keeps in a checkpoint beside model and optimizer, in one part a learner: a
+ * batch of episodes under way. {0} is none. */
+typedef struct zs_run_words {
+    int64_t *words, count;
+    int64_t num_parts, *parts; /* set by zs_run_restore: words of each learner's part, in order */
+} zs_run_words;
+
 /* Writes checkpoints/step-N.h5 and removes old ones (checkpoint.keep). `kind`: the command, which alone can
  * go on from it. `more`: what else the next step reads (an object, the reference is taken over), or NULL.
- * Learners write; collective on world. */
+ * `words`: this learner's part of a batch under way, or NULL on all. Learners write; collective on world. */
 zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
-                            int64_t step, struct json_t *more, zs_error *err);
+                            int64_t step, struct json_t *more, const zs_run_words *words, zs_error *err);
 /* Reads the newest good checkpoint into model and optimizer on learners; damaged ones are named in a warning
  * and passed over. *step: its step, *state: its kind, step, updates and `more` (a new reference), the same on
- * every rank; 0 and NULL when there is no checkpoint. One of another kind is an error. Collective on world.
- */
+ * every rank; 0 and NULL when there is no checkpoint. *words (NULL: not wanted): on learners all parts, since
+ * there may be another number of learners now; words and parts are the caller's to free. One of another kind
+ * is an error. Collective on world. */
 zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
-                         int64_t *step, struct json_t **state, zs_error *err);
+                         int64_t *step, struct json_t **state, zs_run_words *words, zs_error *err);
+/* The state that zs_run_restore would find, before there are roles; *state NULL: none. Collective on world.
+ */
+void zs_run_peek(zs_run *run, struct json_t **state);
 
 /* SIGTERM and SIGINT (and SIGUSR1, which batch systems send before the end) set a flag. */
 void zs_run_catch_signals(void);

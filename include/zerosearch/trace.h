@@ -19,6 +19,7 @@ void zs_trace_counter(const char *name, double value); /* its value from now on 
 /* Begins to record as process `rank`, shown as `title`. Times are told from `origin` on, in the clock of
  * zs_seconds + offset, where `offset` was measured at the time `when` (zs_seconds). */
 void zs_trace_start(int rank, const char *title, double origin, double when, double offset);
+void zs_trace_title(const char *title); /* the process is shown as this from now on */
 /* A later measure of the offset: clocks drift, so events between two measures take a value between them. */
 void zs_trace_align(double when, double offset);
 /* Nothing is recorded until it is called with false. */

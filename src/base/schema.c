@@ -30,6 +30,7 @@ const zs_key zs_schema[] = {
     INT("groups.learners", 1, 1, 1000000, "learner ranks of a pod (auto: their proportion)"),
     INT("groups.pods", 1, 1, 1000000, "pods: sets of ranks among which searches and episodes are exchanged"),
     INT("groups.propose_every", 10, 0, 1000000000, "steps between looks at whether another split of the ranks would save a sixth of the time or more, which the log then says; 0: none"),
+    INT("groups.settle_steps", 3, 0, 1000000000, "auto, on 3 ranks or more: steps, after a first that warms up, by which the split of the ranks is settled; 0: it stays as the proportions say"),
     FLOAT("groups.deadline", 600, 1, 1e6, "seconds that any wait for another rank may take"),
 
     STRING("model.policy", "", "Hugging Face folder of the policy"),

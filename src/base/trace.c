@@ -115,6 +115,13 @@ void zs_trace_start(int rank, const char *title, double origin, double when, dou
     zs_trace_on = true;
 }
 
+void zs_trace_title(const char *title) {
+    if (!trace.events) return;
+    zs_string_clear(&trace.title);
+    zs_string_puts(&trace.title, title);
+    trace.titled = false;
+}
+
 void zs_trace_align(double when, double offset) {
     trace.when[0] = trace.when[1];
     trace.offset[0] = trace.offset[1];

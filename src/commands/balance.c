@@ -8,11 +8,12 @@
 
 const char *const zs_balance_roles[ROLES] = {"simulators", "rollouts", "learners"};
 
-double zs_balance_step(const double seconds[ROLES]) {
-    return fmax(seconds[SIMULATOR], seconds[ROLLOUT]) + seconds[LEARNER];
+double zs_balance_step(const double seconds[ROLES], bool ahead) {
+    double playing = fmax(seconds[SIMULATOR], seconds[ROLLOUT]);
+    return ahead ? fmax(playing, seconds[LEARNER]) : playing + seconds[LEARNER];
 }
 
-bool zs_balance_split(zs_role_seconds seconds, const void *context, int64_t world, bool simulated,
+bool zs_balance_split(zs_role_seconds seconds, const void *context, int64_t world, bool simulated, bool ahead,
                       int64_t best[ROLES]) {
     int64_t least = simulated ? 1 : 0;
     double best_seconds = INFINITY;
@@ -31,8 +32,8 @@ bool zs_balance_split(zs_role_seconds seconds, const void *context, int64_t worl
         for (int64_t s = low > least ? low - 1 : low; s <= low; s++) {
             double split[ROLES] = {s ? seconds(context, SIMULATOR, s) : 0,
                                    seconds(context, ROLLOUT, rest - s), seconds(context, LEARNER, learners)};
-            if (zs_balance_step(split) >= best_seconds) continue;
-            best_seconds = zs_balance_step(split);
+            if (zs_balance_step(split, ahead) >= best_seconds) continue;
+            best_seconds = zs_balance_step(split, ahead);
             best[SIMULATOR] = s;
             best[ROLLOUT] = rest - s;
             best[LEARNER] = learners;
@@ -52,11 +53,12 @@ static double step_of(const zs_balance *measured, const int64_t ranks[ROLES]) {
     double seconds[ROLES];
     for (int role = 0; role < ROLES; role++)
         seconds[role] = ranks[role] ? measured_seconds(measured, role, ranks[role]) : 0;
-    return zs_balance_step(seconds);
+    return zs_balance_step(seconds, measured->ahead);
 }
 
 bool zs_balance_propose(const zs_balance *measured, int64_t world, int64_t best[ROLES], double *fraction) {
-    if (!zs_balance_split(measured_seconds, measured, world, measured->ranks[SIMULATOR] > 0, best))
+    if (!zs_balance_split(measured_seconds, measured, world, measured->ranks[SIMULATOR] > 0, measured->ahead,
+                          best))
         return false;
     double now = step_of(measured, measured->ranks), rest = fmax(0, measured->step_seconds - now);
     *fraction = (step_of(measured, best) + rest) / fmax(1e-9, now + rest);
@@ -73,6 +75,7 @@ static bool add_step(json_t *record, zs_balance *sum) {
         sum->ranks[role] = json_is_number(ranks) ? (int64_t)json_number_value(ranks) : 0;
         sum->work[role] += json_number_value(json_object_get(work, zs_balance_roles[role]));
     }
+    sum->ahead = json_number_value(json_object_get(record, "staleness")) > 0;
     sum->step_seconds += json_number_value(json_object_get(record, "step_seconds"));
     return sum->ranks[ROLLOUT] > 0 && sum->ranks[LEARNER] > 0;
 }

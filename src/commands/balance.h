@@ -14,12 +14,13 @@ extern const char *const zs_balance_roles[ROLES]; /* "simulators", "rollouts", "
 /* Seconds of a role's work in one step when `ranks` ranks share it evenly. */
 typedef double (*zs_role_seconds)(const void *context, int role, int64_t ranks);
 
-/* Of one step from those of the roles: simulators and rollouts work at the same time, learners after them. */
-double zs_balance_step(const double seconds[ROLES]);
+/* Of one step from those of the roles: simulators and rollouts work at the same time, learners after them, or
+ * (`ahead`: rollouts play the next step meanwhile, rollout.staleness) beside them. */
+double zs_balance_step(const double seconds[ROLES], bool ahead);
 
 /* The split of `world` ranks whose step is shortest; simulators get none unless `simulated`. False: there are
  * too few ranks for one each. */
-bool zs_balance_split(zs_role_seconds seconds, const void *context, int64_t world, bool simulated,
+bool zs_balance_split(zs_role_seconds seconds, const void *context, int64_t world, bool simulated, bool ahead,
                       int64_t best[ROLES]);
 
 /* What was measured, and what follows from it: work that is shared evenly by other numbers of ranks, and the
@@ -29,6 +30,7 @@ typedef struct zs_balance {
     double step_seconds;  /* of one step */
     int64_t ranks[ROLES]; /* per pod, as they were; 0 simulators: searches are not simulated */
     int64_t pods;
+    bool ahead;
 } zs_balance;
 
 /* The best split of the same pods into `world` ranks each, and the time of its step over that measured.

@@ -101,7 +101,7 @@ static void print_split(const zs_plan *p, const char *name, const int64_t ranks[
         seconds[role] = ranks[role] ? role_seconds(p, role, ranks[role]) : 0;
     printf("%-22s %6lld %6lld %6lld %11.2f %11.2f %11.2f %11.2f\n", name, (long long)ranks[SIMULATOR],
            (long long)ranks[ROLLOUT], (long long)ranks[LEARNER], seconds[SIMULATOR], seconds[ROLLOUT],
-           seconds[LEARNER], zs_balance_step(seconds));
+           seconds[LEARNER], zs_balance_step(seconds, p->ahead));
 }
 
 static void print_times(const zs_plan *p, int64_t world) {
@@ -109,9 +109,9 @@ static void print_times(const zs_plan *p, int64_t world) {
            "as it\n"
            "is now); assumed: %.0f episodes of %.0f tokens, %.1f turns of %.0f tokens, observations of %.0f "
            "tokens.\n"
-           "Simulators and rollouts overlap, learners come after; network and waiting are left out.\n",
+           "Simulators and rollouts overlap, learners come %s; network and waiting are left out.\n",
            p->gemm / 1e9, p->read / 1e9, p->episodes, p->episode_tokens, p->turns, p->turn_tokens,
-           p->document_tokens);
+           p->document_tokens, p->ahead ? "beside them (rollout.staleness)" : "after");
     printf("%-22s %6s %6s %6s %11s %11s %11s %11s\n", "layout", "sim", "roll", "learn", "simulator s",
            "rollout s", "learner s", "step s");
     if (p->colocated) { /* in turn: all ranks simulate, roll out and learn */
@@ -125,7 +125,7 @@ static void print_times(const zs_plan *p, int64_t world) {
         print_split(p, "config", p->ranks);
     }
     int64_t best[ROLES];
-    if (!zs_balance_split(role_seconds, p, world, p->simulated, best)) {
+    if (!zs_balance_split(role_seconds, p, world, p->simulated, p->ahead, best)) {
         printf("a split needs at least %d ranks; --ranks N proposes one\n", p->simulated ? 3 : 2);
         return;
     }
@@ -222,6 +222,7 @@ static zs_status make_plan(const zs_arguments *arguments, zs_error *err) {
                         &p.simulator_stored, err);
     if (status) return status;
     p.simulated = strncmp(zs_config_string(config, "search.engine"), "simulate", 8) == 0;
+    p.ahead = zs_config_int(config, "rollout.staleness") > 0;
     p.reference = zs_config_float(config, "learn.kl_coef") > 0;
     zs_plan_precisions(&p);
     const char *layout = zs_config_string(config, "groups.layout");
@@ -267,9 +268,12 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 }
 
 const zs_command zs_command_plan = {
-    "plan", "memory, communication and estimated time of a step, and a split of ranks over the roles",
+    "plan",
+    "memory, communication and estimated time of a step, and a split of ranks over the roles",
     "zerosearch plan [CONFIG.cfg] [--shape NAME] [--ranks N] [--ranks-per-node N]\n"
     "Reads the groups, rollout, learn and search settings. Memory is what the program will allocate; times "
     "are\n"
     "an estimate from rates measured on this machine and from assumptions about the episodes.",
-    options, run, true};
+    options,
+    run,
+    true};

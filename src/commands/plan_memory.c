@@ -56,6 +56,7 @@ static memory memory_of(const zs_plan *p, int role, int64_t sharers) {
         m.cache = engine_bytes(p, &p->simulator, "search");
     } else if (role == ROLLOUT) {
         m.weights = p->params * (double)zs_dtype_size(p->rollout_dtype);
+        if (p->ahead && !p->colocated) m.weights *= 2; /* the next ones arrive while these are played */
         m.cache = engine_bytes(p, &p->policy, "rollout");
     } else if (role == LEARNER) {
         m.weights = m.gradients = 4 * p->params;

@@ -135,14 +135,14 @@ static double probe_accuracy(tuner *t) {
 static zs_status save_checkpoint(tuner *t, zs_error *err) {
     json_t *cursor = json_pack("{s:I,s:I}", "epoch", (json_int_t)t->cursor.epoch, "position",
                                (json_int_t)t->cursor.position);
-    zs_status status = zs_run_checkpoint(&t->run, t->optimizer, t->model, "sft", t->step, cursor, err);
+    zs_status status = zs_run_checkpoint(&t->run, t->optimizer, t->model, "sft", t->step, cursor, NULL, err);
     zs_timeline_merge(t->comm);
     return status;
 }
 
 static zs_status restore(tuner *t, zs_error *err) {
     json_t *state;
-    zs_status status = zs_run_restore(&t->run, t->optimizer, t->model, "sft", &t->step, &state, err);
+    zs_status status = zs_run_restore(&t->run, t->optimizer, t->model, "sft", &t->step, &state, NULL, err);
     if (status == ZS_OK && state) {
         t->cursor.epoch = json_integer_value(json_object_get(state, "epoch"));
         t->cursor.position = json_integer_value(json_object_get(state, "position"));

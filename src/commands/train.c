@@ -70,8 +70,7 @@ static zs_status evaluate(zs_trainer *t, json_t **out, zs_error *err) {
 
 static zs_status save_checkpoint(zs_trainer *t, zs_error *err) {
     zs_status status = zs_comm_agree(t->comm, &t->comm->world, zs_train_write_timers(t, err), err);
-    if (status != ZS_OK) return status;
-    status = zs_run_checkpoint(&t->run, t->optimizer, t->policy, "train", t->step, NULL, err);
+    if (status == ZS_OK) status = zs_train_save(t, err);
     if (status == ZS_OK) t->saved = t->step;
     zs_timeline_merge(t->comm);
     return status;
@@ -254,6 +253,11 @@ static zs_status train_steps(zs_trainer *t, zs_error *err) {
             status = stop_without_search(t, err);
         }
         if (status == ZS_OK && stopping) status = zs_run_stopped(t->step, err);
+        if (status == ZS_OK && !last && zs_train_settle(t)) {
+            t->redivide = true;
+            if (t->saved < t->step) status = save_checkpoint(t, err);
+            break;
+        }
     }
     zs_progress_end(&progress);
     return status;
@@ -332,10 +336,8 @@ static zs_status prepare(zs_trainer *t, zs_error *err) {
         t->learner = zs_learner_create(comm, config, t->policy, t->reference.model, t->optimizer,
                                        zs_config_int(config, "rollout.context_tokens"));
     }
-    json_t *state;
-    status = zs_run_restore(&t->run, t->optimizer, t->policy, "train", &t->step, &state, err);
+    status = zs_train_restore(t, err);
     t->saved = t->step;
-    if (status == ZS_OK) json_decref(state);
     if (status == ZS_OK) status = zs_run_open_records(&t->run, t->step > 0 ? t->step + 1 : 0, true, err);
     return status;
 }
@@ -374,6 +376,16 @@ static void release(zs_trainer *t) {
     zs_string_free(&t->timers);
 }
 
+/* Keeps the run and what it has settled on; the rest is set up anew. */
+static zs_status begin_anew(zs_trainer *t, zs_error *err) {
+    zs_trainer fresh = {.config = t->config, .comm = t->comm, .measured_steps = -1};
+    memcpy(fresh.split, t->split, sizeof fresh.split);
+    release(t);
+    fresh.run = t->run;
+    *t = fresh;
+    return zs_train_divide(t, err);
+}
+
 static zs_status run_train(const zs_arguments *arguments, zs_error *err) {
     zs_trainer t = {.config = arguments->config, .comm = arguments->comm, .measured_steps = -1};
     zs_status status = zs_setup_groups(
@@ -381,11 +393,14 @@ static zs_status run_train(const zs_arguments *arguments, zs_error *err) {
     if (status == ZS_OK) status = zs_timeline_start(t.comm, zs_arg(arguments, "trace"), err);
     if (status == ZS_OK)
         status = zs_run_open(&t.run, t.config, t.comm, zs_arg(arguments, "resume") != NULL, err);
-    if (status == ZS_OK) status = load(&t, err);
-    if (status == ZS_OK) status = prepare(&t, err);
-    if (status == ZS_OK) {
+    if (status == ZS_OK && zs_arg(arguments, "resume")) status = zs_train_divide_as_before(&t, err);
+    while (status == ZS_OK) {
+        status = load(&t, err);
+        if (status == ZS_OK) status = prepare(&t, err);
         zs_run_catch_signals();
-        status = train_steps(&t, err);
+        if (status == ZS_OK) status = train_steps(&t, err);
+        if (status != ZS_OK || !t.redivide) break;
+        status = begin_anew(&t, err);
     }
     if (status == ZS_OK) status = export_policy(&t, err);
     if (status == ZS_OK) zs_log(ZS_LOG_INFO, "done: the trained policy is in %s/model", t.run.folder);

@@ -40,14 +40,17 @@ typedef struct zs_trainer {
     int64_t *order, order_epoch; /* the question order of an epoch */
     zs_trajectories *stream;
     zs_episodes mine; /* rollouts: what was played last */
-    /* The step's episodes on the learners, and (rollout.staleness) those of the next one, played meanwhile. */
+    /* The step's episodes on the learners, and (rollout.staleness) those of the next one, played meanwhile.
+     */
     zs_episodes received, ahead;
     zs_played played, played_ahead;
     bool has_ahead;
-    zs_error lost; /* why the step ahead could not be played; tried anew on resume */
+    zs_error lost;    /* why the step ahead could not be played; tried anew on resume */
     zs_string timers; /* root: rows of timers.h5 since the last checkpoint, TIMER_COLUMNS doubles each */
     zs_engine_stats generated; /* at the end of the step before */
     zs_balance measured;       /* sums over measured_steps; ranks are set when the ranks are divided */
+    int64_t split[ROLES];   /* ranks of a pod that groups.layout = auto has settled on; 0 rollouts: not yet */
+    bool redivide;          /* it is another than now: begin anew from the checkpoint */
     int64_t measured_steps; /* since the last proposal; -1: the first step, which warms up, is not counted */
 } zs_trainer;
 
@@ -70,5 +73,19 @@ zs_status zs_train_record(zs_trainer *t, zs_step_facts *facts, zs_error *err);
 bool zs_train_propose(zs_trainer *t, int64_t best[ROLES], double *fraction);
 /* Local: the root has them all. */
 zs_status zs_train_write_timers(zs_trainer *t, zs_error *err);
+
+/* The checkpoint of this step, and the newest good one back into a trainer whose roles are set up
+ * (train_state.c). Collective on world. */
+zs_status zs_train_save(zs_trainer *t, zs_error *err);
+zs_status zs_train_restore(zs_trainer *t, zs_error *err);
+
+/* groups.layout = auto. Divides the ranks by t->split; by the split that the run's checkpoint tells of, if it
+ * had as many ranks. Collective on world. */
+zs_status zs_train_divide(zs_trainer *t, zs_error *err);
+zs_status zs_train_divide_as_before(zs_trainer *t, zs_error *err);
+bool zs_train_settling(const zs_trainer *t); /* measured until the split is settled */
+/* After a step: settles on a split once groups.settle_steps are measured. True: on another one than now, so
+ * that the trainer has to be set up anew. The same on every rank. */
+bool zs_train_settle(zs_trainer *t);
 
 #endif

@@ -105,7 +105,9 @@ static json_t *role_work(const zs_balance *step) {
 
 /* Adds a step to what is measured; what each role worked is the same on every rank. */
 static zs_balance measure(zs_trainer *t, const time_use *use, double step_seconds) {
-    zs_balance *sum = &t->measured, step = {.step_seconds = step_seconds, .pods = t->comm->num_pods};
+    zs_balance *sum = &t->measured, step = {.step_seconds = step_seconds,
+                                            .pods = t->comm->num_pods,
+                                            .ahead = zs_config_int(t->config, "rollout.staleness") > 0};
     for (int kind = 0; kind < KINDS; kind++)
         for (int role = 0; role < ROLES; role++)
             if (kind == 1 << role) step.ranks[role] = (int64_t)use->ranks[kind] / step.pods;
@@ -117,6 +119,7 @@ static zs_balance measure(zs_trainer *t, const time_use *use, double step_second
     if (t->measured_steps++ < 0) return step;
     memcpy(sum->ranks, step.ranks, sizeof sum->ranks);
     sum->pods = step.pods;
+    sum->ahead = step.ahead;
     sum->step_seconds += step_seconds;
     for (int role = 0; role < ROLES; role++)
         sum->work[role] += step.work[role];
@@ -137,7 +140,7 @@ bool zs_train_propose(zs_trainer *t, int64_t best[ROLES], double *fraction) {
 static json_t *propose(zs_trainer *t, const char *busy) {
     int64_t every = zs_config_int(t->config, "groups.propose_every"), best[ROLES];
     double fraction;
-    if (every == 0 || (t->step % every != 0 && t->step != t->total)) return NULL;
+    if (every == 0 || (t->step % every != 0 && t->step != t->total) || zs_train_settling(t)) return NULL;
     bool found = zs_train_propose(t, best, &fraction) && fraction * 1.2 <= 1;
     const int64_t steps = t->measured_steps, *ranks = t->measured.ranks;
     json_t *proposal = NULL;
@@ -304,6 +307,7 @@ static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
     json_t *record = json_pack("{s:I}", "step", (json_int_t)t->step);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         set_number(record, numbers[i].name, numbers[i].value);
+    json_object_set_new(record, "staleness", json_integer(zs_config_int(t->config, "rollout.staleness")));
     json_object_set_new(record, "seconds", phases);
     json_object_set_new(record, "busy", busy_shares(&use, seconds));
     json_object_set_new(record, "time", time_shares(&use, f->busy, sizeof f->busy));

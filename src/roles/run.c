@@ -136,27 +136,68 @@ zs_status zs_run_record(zs_run *run, FILE *file, json_t *object, zs_error *err) 
     return status;
 }
 
+/* A checkpoint's arrays on a learner: the optimizer's three, and the words of a batch under way. */
+enum { MOST_ARRAYS = 4 };
+static const char words_name[] = "rollout/words";
+
+/* Words as the floats that checkpoints hold; they are stored and read as they are, bit for bit. */
+static void add_words(zs_checkpoint_array *arrays, int *count, zs_piece *piece, int64_t begin, int64_t total,
+                      int64_t *words, int64_t num_words) {
+    if (total == 0) return;
+    *piece = (zs_piece){2 * begin, 2 * num_words, (float *)words};
+    arrays[(*count)++] = (zs_checkpoint_array){words_name, 2 * total, num_words > 0, piece};
+}
+
+/* The words of each learner's part, as JSON and summed; *begin: where this learner's starts. */
+static json_t *count_words(const zs_comm *comm, int64_t mine, int64_t *begin, int64_t *total) {
+    int size = comm->learners.size;
+    double *parts = ZS_NEW(double, size);
+    parts[comm->learners.rank] = (double)mine;
+    zs_comm_sum(comm, &comm->learners, parts, size, "the episodes of the learners");
+    json_t *list = json_array();
+    *begin = *total = 0;
+    for (int i = 0; i < size; i++) {
+        json_array_append_new(list, json_integer((json_int_t)parts[i]));
+        if (i == comm->learners.rank) *begin = *total;
+        *total += (int64_t)parts[i];
+    }
+    zs_free(parts);
+    return list;
+}
+
+/* What the next step reads beside arrays, as JSON text to be freed. */
+static char *state_text(const zs_run *run, const zs_optimizer *optimizer, const char *kind, int64_t step,
+                        json_t *more, json_t *parts) {
+    json_t *state = json_pack("{s:s,s:I,s:I}", "kind", kind, "step", (json_int_t)step, "updates",
+                              (json_int_t)optimizer->step);
+    json_object_update(state, more);
+    if (parts) json_object_set_new(state, "words", parts);
+    zs_string settings = {0};
+    zs_config_dump(run->config, &settings);
+    json_object_set_new(state, "config", json_string(settings.data));
+    zs_string_free(&settings);
+    char *text = json_dumps(state, JSON_COMPACT);
+    json_decref(state);
+    return text;
+}
+
 zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
-                            int64_t step, json_t *more, zs_error *err) {
+                            int64_t step, json_t *more, const zs_run_words *words, zs_error *err) {
     zs_phase_begin(ZS_PHASE_CHECKPOINT);
     zs_status status = ZS_OK;
     if (run->comm->is_learner) {
-        json_t *state = json_pack("{s:s,s:I,s:I}", "kind", kind, "step", (json_int_t)step, "updates",
-                                  (json_int_t)optimizer->step);
-        json_object_update(state, more);
-        zs_string settings = {0};
-        zs_config_dump(run->config, &settings);
-        json_object_set_new(state, "config", json_string(settings.data));
-        zs_string_free(&settings);
-        char path[600], *text = json_dumps(state, JSON_COMPACT);
-        zs_checkpoint_path(path, sizeof path, run->checkpoints, step);
-        zs_checkpoint_array arrays[3];
-        zs_piece *pieces;
+        zs_checkpoint_array arrays[MOST_ARRAYS];
+        zs_piece *pieces, piece;
+        int count = 3;
+        int64_t begin, total;
         zs_optimizer_arrays(optimizer, arrays, &pieces);
-        status = zs_checkpoint_write(run->comm->learners.comm, path, model, arrays, 3, text, err);
+        json_t *parts = words ? count_words(run->comm, words->count, &begin, &total) : NULL;
+        if (words) add_words(arrays, &count, &piece, begin, total, words->words, words->count);
+        char path[600], *text = state_text(run, optimizer, kind, step, more, parts);
+        zs_checkpoint_path(path, sizeof path, run->checkpoints, step);
+        status = zs_checkpoint_write(run->comm->learners.comm, path, model, arrays, count, text, err);
         zs_free(pieces);
         free(text);
-        json_decref(state);
     }
     json_decref(more);
     status = zs_comm_agree(run->comm, &run->comm->world, status, err);
@@ -166,40 +207,73 @@ zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model
     return status;
 }
 
-/* One checkpoint into model and optimizer; its state text on learners. */
+/* Room for the words that a file's state tells of. */
+static zs_status make_words(const char *path, zs_run_words *words, zs_error *err) {
+    zs_string text = {0};
+    zs_model_config config;
+    zs_free(words->words);
+    zs_free(words->parts);
+    *words = (zs_run_words){0};
+    zs_status status = zs_checkpoint_inspect(path, &config, &text, err);
+    json_t *state = status == ZS_OK ? json_loadb(text.data, (size_t)text.length, 0, NULL) : NULL;
+    json_t *parts = json_object_get(state, "words");
+    words->num_parts = (int64_t)json_array_size(parts);
+    words->parts = ZS_NEW(int64_t, words->num_parts);
+    for (int64_t i = 0; i < words->num_parts; i++)
+        words->count += words->parts[i] = json_integer_value(json_array_get(parts, (size_t)i));
+    words->words = ZS_NEW(int64_t, words->count);
+    json_decref(state);
+    zs_string_free(&text);
+    return status;
+}
+
+/* One checkpoint into model, optimizer and words; its state text on learners. */
 static zs_status read_checkpoint(zs_run *run, const char *path, zs_optimizer *optimizer,
-                                 const zs_model *model, zs_string *state, zs_error *err) {
+                                 const zs_model *model, zs_run_words *words, zs_string *state,
+                                 zs_error *err) {
     zs_status status = ZS_OK;
     zs_string_clear(state);
     if (run->comm->is_learner) {
-        zs_checkpoint_array arrays[3];
-        zs_piece *pieces;
+        if (words) status = make_words(path, words, err);
+        status = zs_comm_agree(run->comm, &run->comm->learners, status, err);
+    }
+    if (run->comm->is_learner && status == ZS_OK) {
+        zs_checkpoint_array arrays[MOST_ARRAYS];
+        zs_piece *pieces, piece;
+        int count = 3;
         zs_optimizer_arrays(optimizer, arrays, &pieces);
         /* every learner needs all parameters, not only the stripe that it writes */
         zs_piece whole = {0, model->num_params, model->params};
         arrays[0].num_pieces = 1;
         arrays[0].pieces = &whole;
-        status = zs_checkpoint_read(run->comm->learners.comm, path, model, arrays, 3, state, err);
+        if (words) add_words(arrays, &count, &piece, 0, words->count, words->words, words->count);
+        status = zs_checkpoint_read(run->comm->learners.comm, path, model, arrays, count, state, err);
         zs_free(pieces);
     }
     return zs_comm_agree(run->comm, &run->comm->world, status, err);
 }
 
+static const char state_of_run[] = "the state of the run";
+
+static void share_text(zs_run *run, zs_string *text, int owner) {
+    const zs_comm *comm = run->comm;
+    int64_t length = text->length;
+    zs_comm_broadcast_bytes(comm, &comm->world, &length, sizeof length, owner, state_of_run);
+    if (comm->world.rank != owner) {
+        char *room = ZS_NEW(char, length + 1);
+        zs_string_clear(text);
+        zs_string_append(text, room, length);
+        zs_free(room);
+    }
+    if (length) zs_comm_broadcast_bytes(comm, &comm->world, text->data, length, owner, state_of_run);
+}
+
 /* The state text from the learners to the ranks that are none. */
 static void share_state(zs_run *run, zs_string *state) {
-    static const char what[] = "the state of the run";
     const zs_comm *comm = run->comm;
     double owner = comm->is_learner && comm->learners.rank == 0 ? comm->world.rank : -1.0;
-    zs_comm_max(comm, &comm->world, &owner, 1, what);
-    int64_t length = state->length;
-    zs_comm_broadcast_bytes(comm, &comm->world, &length, sizeof length, (int)owner, what);
-    if (comm->world.rank != (int)owner) {
-        char *text = ZS_NEW(char, length + 1);
-        zs_string_clear(state);
-        zs_string_append(state, text, length);
-        zs_free(text);
-    }
-    if (length) zs_comm_broadcast_bytes(comm, &comm->world, state->data, length, (int)owner, what);
+    zs_comm_max(comm, &comm->world, &owner, 1, state_of_run);
+    share_text(run, state, (int)owner);
 }
 
 typedef struct setting { /* a line of the resolved settings */
@@ -249,11 +323,12 @@ static void tell_changes(zs_run *run, const char *before) {
 }
 
 zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
-                         int64_t *step, json_t **state, zs_error *err) {
+                         int64_t *step, json_t **state, zs_run_words *words, zs_error *err) {
     enum { MOST = 64 };
     int64_t found[MOST + 1] = {0}; /* the root's list, so that all ranks try the same files */
     if (run->is_root) found[0] = zs_checkpoint_list(run->checkpoints, found + 1, MOST);
     zs_comm_broadcast_bytes(run->comm, &run->comm->world, found, sizeof found, 0, "the list of checkpoints");
+    if (words) *words = (zs_run_words){0};
     *step = 0;
     *state = NULL;
     if (found[0] == 0) return ZS_OK;
@@ -263,7 +338,7 @@ zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *m
     for (int64_t i = 0; status != ZS_OK && i < found[0]; i++) {
         *step = found[1 + i];
         zs_checkpoint_path(path, sizeof path, run->checkpoints, *step);
-        status = read_checkpoint(run, path, optimizer, model, &text, err);
+        status = read_checkpoint(run, path, optimizer, model, words, &text, err);
         if (status != ZS_OK && i + 1 < found[0])
             zs_log(ZS_LOG_WARNING, "%s; trying the one before", err ? err->text : path);
     }
@@ -284,4 +359,26 @@ zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *m
     tell_changes(run, json_string_value(json_object_get(*state, "config")));
     zs_log(ZS_LOG_INFO, "resumed from step %lld", (long long)*step);
     return ZS_OK;
+}
+
+void zs_run_peek(zs_run *run, json_t **state) {
+    enum { MOST = 64 };
+    zs_string text = {0};
+    if (run->is_root) {
+        int64_t steps[MOST];
+        int found = zs_checkpoint_list(run->checkpoints, steps, MOST);
+        zs_status status = ZS_FAILED;
+        for (int i = 0; i < found && status != ZS_OK; i++) {
+            char path[600];
+            zs_model_config config;
+            zs_error err = {0};
+            zs_checkpoint_path(path, sizeof path, run->checkpoints, steps[i]);
+            zs_string_clear(&text);
+            status = zs_checkpoint_inspect(path, &config, &text, &err); /* zs_run_restore will say why not */
+        }
+        if (status != ZS_OK) zs_string_clear(&text);
+    }
+    share_text(run, &text, 0);
+    *state = text.length ? json_loadb(text.data, (size_t)text.length, 0, NULL) : NULL;
+    zs_string_free(&text);
 }
