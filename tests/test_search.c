@@ -1,12 +1,10 @@
-/* Curriculum, document cutting, the corpus index and its recall, and the engines that answer at once. */
+/* Document cutting, the corpus index and its recall, and the engines that answer at once. */
 #include "zerosearch/memory.h"
 #include "zerosearch/qa.h"
 #include "zerosearch/search.h"
 #include "zerosearch/strings.h"
 
 #include <fcntl.h>
-#include <jansson.h>
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -45,34 +43,6 @@ static bool shared_file(char *out, size_t size, const char *name) {
     bool there = zs_file_exists(out);
     if (!there) print_message("skip: %s is missing\n", out);
     return there;
-}
-
-static void test_curriculum_golden(void **state) {
-    (void)state;
-    char path[4096];
-    if (!shared_file(path, sizeof path, "golden/curriculum.json")) skip();
-    json_t *cases = json_load_file(path, 0, NULL);
-    assert_true(json_array_size(cases) > 0);
-    for (size_t c = 0; c < json_array_size(cases); c++) {
-        const json_t *one = json_array_get(cases, c), *p = json_object_get(one, "p");
-        double start = json_number_value(json_object_get(one, "start"));
-        double end = json_number_value(json_object_get(one, "end"));
-        double base = json_number_value(json_object_get(one, "base"));
-        int64_t total = json_integer_value(json_object_get(one, "total"));
-        assert_int_equal(json_array_size(p), total + 1);
-        for (int64_t i = 0; i <= total; i++)
-            assert_true(fabs(zs_curriculum_noise(start, end, base, i, total) -
-                             json_number_value(json_array_get(p, (size_t)i))) <= 1e-12);
-    }
-    json_decref(cases);
-}
-
-static void test_curriculum_corners(void **state) {
-    (void)state;
-    assert_float_equal(zs_curriculum_noise(0, 1, 1, 3, 12), 0.25, 1e-15); /* base 1 is linear */
-    assert_float_equal(zs_curriculum_noise(0.2, 0.8, 4, 0, 10), 0.2, 0);
-    assert_float_equal(zs_curriculum_noise(0.2, 0.8, 4, 12, 10), 0.8, 0); /* past the end it stays */
-    assert_float_equal(zs_curriculum_noise(0.2, 0.8, 4, 0, 0), 0.2, 0);
 }
 
 static void assert_documents(const char *raw, int top_k, const char *expected) {
@@ -406,16 +376,10 @@ static void test_recall(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_curriculum_golden),
-        cmocka_unit_test(test_curriculum_corners),
-        cmocka_unit_test(test_documents),
-        cmocka_unit_test(test_corpus),
-        cmocka_unit_test(test_corpus_reuse),
-        cmocka_unit_test(test_corpus_errors),
-        cmocka_unit_test(test_corpus_forms),
-        cmocka_unit_test(test_bounded_scoring),
-        cmocka_unit_test(test_engines),
-        cmocka_unit_test(test_corpus_lost),
+        cmocka_unit_test(test_documents),    cmocka_unit_test(test_corpus),
+        cmocka_unit_test(test_corpus_reuse), cmocka_unit_test(test_corpus_errors),
+        cmocka_unit_test(test_corpus_forms), cmocka_unit_test(test_bounded_scoring),
+        cmocka_unit_test(test_engines),      cmocka_unit_test(test_corpus_lost),
         cmocka_unit_test(test_recall),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -171,8 +171,4 @@ void zs_search_format_documents(const char *raw, int64_t length, int top_k, zs_s
  * folded. False, and nothing appended, when the text is empty. */
 bool zs_search_append_document(const char *text, int64_t length, int number, zs_string *out);
 
-/* The curriculum: probability that documents are noisy at step i of total (ZeroSearch eq. 3):
- * p_i = start + (base^(i/total) - 1) / (base - 1) * (end - start). base 1: linear. */
-double zs_curriculum_noise(double start, double end, double base, int64_t step, int64_t total);
-
 #endif

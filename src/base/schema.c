@@ -86,9 +86,16 @@ const zs_key zs_schema[] = {
     STRING("search.tls_ca", "", "file of the certificates to trust; empty: the system's"),
     BOOL("search.lockstep", 0, "hold answers until a rank has nothing to decode, then wait for all: a service that answers the same gives the same bits"),
 
+    CHOICE("curriculum.kind", "exponential", "exponential|linear|step|constant|reversed|adaptive", "how the probability of a noisy reply goes from start to end; constant: it stays at start; reversed: the exponential backwards, from end to start; adaptive: it follows the reward between the two"),
+    CHOICE("curriculum.draw", "turn", "turn|query|episode|question", "which searches share one draw of useful or noisy: none; those of one question with the same query text; an episode's; those of all samples of a question"),
     FLOAT("curriculum.start", 0.0, 0, 1, "probability of a noisy reply at the first step"),
     FLOAT("curriculum.end", 0.5, 0, 1, "probability of a noisy reply at the last step"),
     FLOAT("curriculum.base", 4.0, 1e-6, 1e6, "base of the exponential between them; 1: linear"),
+    INT("curriculum.stages", 4, 1, 1000000, "step: stages of equal length from start to end"),
+    FLOAT("curriculum.target", 0.5, -1e6, 1e6, "adaptive: running reward above which noise rises, below which it falls"),
+    FLOAT("curriculum.rate", 0.05, 0, 1, "adaptive: the most that the probability moves in a step"),
+    FLOAT("curriculum.sensitivity", 2.0, 0, 1e6, "adaptive: how steeply the move grows with the reward's distance from the target"),
+    FLOAT("curriculum.smoothing", 0.8, 0, 0.999999, "adaptive: weight of the past in the running reward"),
 
     INT("rollout.questions", 64, 1, 10000000, "questions of a step"),
     INT("rollout.samples", 5, 1, 100000, "episodes of one question: the group whose rewards are compared"),

@@ -83,13 +83,6 @@ static void move_on(void *trainer) {
     zs_actor_poll(t->actor);
 }
 
-static double noise_at(const zs_trainer *t, int64_t step) {
-    const zs_config *config = t->config;
-    return zs_curriculum_noise(zs_config_float(config, "curriculum.start"),
-                               zs_config_float(config, "curriculum.end"),
-                               zs_config_float(config, "curriculum.base"), step, t->total);
-}
-
 /* Rollouts and simulators play the episodes of a step, which go to the learners as they end. */
 static void play(zs_trainer *t, int64_t step) {
     const zs_config *config = t->config;
@@ -101,7 +94,7 @@ static void play(zs_trainer *t, int64_t step) {
                             .num_questions = num_questions,
                             .samples = zs_config_int(config, "rollout.samples"),
                             .step = step,
-                            .noise = noise_at(t, step),
+                            .noise = zs_curriculum_noise(&t->curriculum, step, t->total),
                             .sampling = {zs_config_float(config, "rollout.temperature"),
                                          zs_config_int(config, "rollout.top_k"),
                                          zs_config_float(config, "rollout.top_p")},
@@ -124,7 +117,7 @@ static zs_status take(zs_trainer *t, int64_t step, zs_episodes *episodes, zs_pla
         zs_learner_prepare(t->learner, episodes, false);
     zs_phase_end(ZS_PHASE_EXCHANGE);
     if (t->learner) zs_learner_prepare(t->learner, episodes, true);
-    played->noise = noise_at(t, step);
+    played->noise = zs_curriculum_noise(&t->curriculum, step, t->total);
     played->means = zs_rollout_summarize(t->comm, &t->comm->world, &t->mine);
     char what[100];
     snprintf(what, sizeof what, "search.engine = %s, step %lld", zs_config_string(t->config, "search.engine"),
@@ -154,6 +147,7 @@ static zs_status get_episodes(zs_trainer *t, zs_error *err) {
  * it was, when the search service has ceased to answer. */
 static zs_status one_step(zs_trainer *t, zs_step_facts *facts, zs_error *err) {
     if (get_episodes(t, err) != ZS_OK) return err->status;
+    zs_curriculum_observe(&t->curriculum, t->played.means.reward);
     bool ahead = zs_config_int(t->config, "rollout.staleness") > 0 && t->step + 1 < t->total;
     if (ahead) {
         zs_actor_expect(t->actor);
@@ -336,6 +330,7 @@ static zs_status prepare(zs_trainer *t, zs_error *err) {
         t->learner = zs_learner_create(comm, config, t->policy, t->reference.model, t->optimizer,
                                        zs_config_int(config, "rollout.context_tokens"));
     }
+    zs_curriculum_open(config, &t->curriculum);
     status = zs_train_restore(t, err);
     t->saved = t->step;
     if (status == ZS_OK) status = zs_run_open_records(&t->run, t->step > 0 ? t->step + 1 : 0, true, err);

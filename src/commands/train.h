@@ -6,6 +6,7 @@
 #include "balance.h"
 
 #include "zerosearch/actor.h"
+#include "zerosearch/curriculum.h"
 #include "zerosearch/learner.h"
 #include "zerosearch/log.h"
 #include "zerosearch/rollout.h"
@@ -35,6 +36,7 @@ typedef struct zs_trainer {
     zs_learner *learner;
     zs_optimizer *optimizer;
     zs_actor *actor;
+    zs_curriculum curriculum;    /* of the step to be played next */
     int64_t step, total, saved;  /* saved: step of the newest checkpoint */
     int64_t skipped;             /* updates in a row that were not made, their gradient not being finite */
     int64_t *order, order_epoch; /* the question order of an epoch */

@@ -76,7 +76,7 @@ static void unpack_episodes(const zs_run_words *from, const zs_group *learners, 
 /* Checkpoints. */
 
 zs_status zs_train_save(zs_trainer *t, zs_error *err) {
-    json_t *more = json_object();
+    json_t *more = json_pack("{s:o}", "curriculum", zs_curriculum_save(&t->curriculum));
     if (t->split[ROLLOUT] > 0)
         json_object_set_new(more, "split",
                             json_pack("{s:i,s:[I,I,I]}", "world", t->comm->world.size, "ranks",
@@ -99,6 +99,7 @@ zs_status zs_train_restore(zs_trainer *t, zs_error *err) {
         json_t *ahead = json_object_get(state, "ahead");
         t->has_ahead = ahead != NULL;
         if (ahead) t->played_ahead = unpack_played(ahead);
+        zs_curriculum_restore(&t->curriculum, json_object_get(state, "curriculum"));
         if (ahead && t->learner) {
             unpack_episodes(&words, &t->comm->learners, &t->ahead);
             zs_learner_prepare(t->learner, &t->ahead, true);

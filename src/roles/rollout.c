@@ -4,6 +4,7 @@
  * number of steps while the messages travel; take what has arrived; act on the turns that ended. Messages
  * written in one round arrive at the end of the next, so their travel is hidden behind compute. */
 #include "zerosearch/rollout.h"
+#include "zerosearch/curriculum.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 #include "zerosearch/score.h"
@@ -33,6 +34,7 @@ struct zs_rollout {
     zs_string prompt_template, correction, last_turn;
     int64_t response_tokens, context_tokens, observation_tokens, round_steps;
     const char *metric;
+    zs_curriculum_draw draw;
     uint64_t seed;
     /* the phase under way */
     const zs_rollout_task *task;
@@ -211,10 +213,10 @@ static void continue_episode(zs_rollout *r, episode *e, zs_ids *observation, zs_
 
 static void send_query(zs_rollout *r, episode *e, const char *text, int64_t length) {
     const zs_question *question = &r->task->qa->questions[e->question_index];
-    zs_rng rng = zs_rng_make(r->seed, ZS_STREAM_NOISE, r->task->step, e->question, e->sample);
-    bool noisy = zs_rng_uniform_at(&rng, e->info.turns) < r->task->noise;
     zs_string query = {0}, answer = {0};
     zs_string_append(&query, text, length);
+    bool noisy = zs_curriculum_is_noisy(r->draw, r->task->noise, r->seed, r->task->step, e->question,
+                                        e->sample, e->info.turns, query.data);
     for (int i = 0; i < question->num_answers; i++)
         zs_string_printf(&answer, "%s%s", i ? " or " : "", question->answers[i]);
     e->info.searches++;
@@ -486,6 +488,9 @@ zs_status zs_rollout_create(const zs_comm *comm, const zs_config *config, const 
     r->round_steps = zs_config_int(config, "rollout.round_steps");
     r->metric = zs_config_string(config, "reward.metric");
     r->seed = (uint64_t)zs_config_int(config, "seed");
+    zs_curriculum curriculum;
+    zs_curriculum_open(config, &curriculum);
+    r->draw = curriculum.draw;
     zs_status status = load_templates(r, config, err);
     if (status != ZS_OK) {
         zs_rollout_destroy(r);
