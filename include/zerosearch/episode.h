@@ -22,8 +22,9 @@ typedef struct zs_episode_info {
     double advantage;
     int32_t turns, searches, noisy_searches, failed_searches, invalid_actions;
     int32_t policy_tokens;
-    int32_t answered;  /* closed an <answer> */
-    int32_t truncated; /* ended by a length limit */
+    int32_t answered;                /* closed an <answer> */
+    int32_t truncated;               /* ended by a length limit */
+    int32_t format_valid, retrieved; /* see rewards.h */
 } zs_episode_info;
 
 /* Arrays grow as episodes are appended; {0} is empty. Episode e holds tokens offsets[e] .. offsets[e+1]-1. */

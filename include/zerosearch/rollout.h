@@ -45,7 +45,7 @@ typedef struct zs_rollout_task {
     void *poll_context;
 } zs_rollout_task;
 
-/* Appends this rank's episodes, ordered by (question, sample), scored (reward by reward.metric), advantage 0.
+/* Appends this rank's episodes, ordered by (question, sample), scored (reward: rewards.h), advantage 0.
  * `search`: the engine of a rank that has one, else NULL. */
 void zs_rollout_run(zs_rollout *rollout, zs_search *search, const zs_rollout_task *task, zs_episodes *out);
 
@@ -62,7 +62,7 @@ zs_engine_stats zs_rollout_stats(const zs_rollout *rollout); /* zeros on ranks w
  * without episodes pass an empty buffer). */
 typedef struct zs_rollout_means {
     double episodes, reward, reward_std, em, cover_em, f1, turns, searches, noise, invalid, answered,
-        truncated, policy_tokens, tokens;
+        truncated, policy_tokens, tokens, format_valid, retrieved;
     double failed_searches; /* their number, no mean */
 } zs_rollout_means;
 zs_rollout_means zs_rollout_summarize(const zs_comm *comm, const zs_group *group,

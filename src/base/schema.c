@@ -141,6 +141,9 @@ const zs_key zs_schema[] = {
     BOOL("learn.normalize_advantage", 1, "divide the advantage by the spread of its group's rewards"),
 
     CHOICE("reward.metric", "f1", "f1|em|cover_em", "what the answer earns"),
+    FLOAT("reward.format", 0.0, -1e6, 1e6, "weight of a valid form: every turn well-formed tags, no invalid action, an answer; 0 as in the paper"),
+    FLOAT("reward.turn_cost", 0.0, -1e6, 1e6, "price of each search and each invalid action"),
+    FLOAT("reward.retrieval", 0.0, -1e6, 1e6, "weight of having met documents that hold a golden answer"),
 
     INT("eval.every", 0, 0, 1000000000, "steps between evaluations in training; 0: none"),
     CHOICE("eval.engine", "corpus", "corpus|http|google|none|simulate_sft|simulate_prompt|openai", "what answers the queries of an evaluation"),

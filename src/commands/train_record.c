@@ -4,6 +4,7 @@
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 #include "zerosearch/record.h"
+#include "zerosearch/rewards.h"
 #include "zerosearch/table.h"
 
 #include <math.h>
@@ -164,6 +165,14 @@ static json_t *propose(zs_trainer *t, const char *busy) {
     return proposal;
 }
 
+/* The terms of a reward, of one episode or in the mean. */
+static json_t *reward_terms(const zs_trainer *t, const zs_reward_facts *facts) {
+    zs_reward_weights weights;
+    zs_reward_open(t->config, &weights);
+    zs_reward_terms terms = zs_reward_weigh(&weights, facts);
+    return zs_reward_record(&terms);
+}
+
 /* One line of episodes.jsonl: its text cut into spans of one kind. */
 static json_t *episode_record(zs_trainer *t, const zs_episodes *e, int64_t i) {
     static const char *const kinds[] = {"prompt", "policy", "document", "observation"};
@@ -180,11 +189,14 @@ static json_t *episode_record(zs_trainer *t, const zs_episodes *e, int64_t i) {
         json_array_append_new(spans, json_pack("{s:s,s:o}", "kind", kinds[e->kind[at]], "text", text));
         at = end;
     }
-    return json_pack("{s:I,s:s,s:o,s:f,s:f,s:f,s:i,s:i,s:i,s:i,s:i,s:f,s:o}", "step", (json_int_t)t->step,
-                     "question", question->question, "golden_answers", golden, "reward", info->reward, "em",
-                     info->em, "f1", info->f1, "turns", info->turns, "searches", info->searches,
-                     "noisy_searches", info->noisy_searches, "failed_searches", info->failed_searches,
-                     "invalid_actions", info->invalid_actions, "advantage", info->advantage, "spans", spans);
+    zs_reward_facts facts = zs_reward_facts_of(info);
+    return json_pack("{s:I,s:s,s:o,s:f,s:o,s:f,s:f,s:f,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:f,s:o}", "step",
+                     (json_int_t)t->step, "question", question->question, "golden_answers", golden, "reward",
+                     info->reward, "rewards", reward_terms(t, &facts), "em", info->em, "cover_em",
+                     info->cover_em, "f1", info->f1, "format_valid", info->format_valid, "retrieved",
+                     info->retrieved, "turns", info->turns, "searches", info->searches, "noisy_searches",
+                     info->noisy_searches, "failed_searches", info->failed_searches, "invalid_actions",
+                     info->invalid_actions, "advantage", info->advantage, "spans", spans);
 }
 
 /* The first samples of the step's first question, from the learners that have them to the root. */
@@ -289,6 +301,8 @@ static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
                    {"invalid_actions", m->invalid},
                    {"answered", m->answered},
                    {"truncated", m->truncated},
+                   {"format_valid", m->format_valid},
+                   {"retrieved", m->retrieved},
                    {"response_tokens", m->policy_tokens},
                    {"loss", u->loss},
                    {"kl", u->kl},
@@ -308,6 +322,8 @@ static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         set_number(record, numbers[i].name, numbers[i].value);
     json_object_set_new(record, "staleness", json_integer(zs_config_int(t->config, "rollout.staleness")));
+    zs_reward_facts facts = {m->em, m->cover_em, m->f1, m->format_valid, m->turns, m->retrieved};
+    json_object_set_new(record, "rewards", reward_terms(t, &facts));
     json_object_set_new(record, "seconds", phases);
     json_object_set_new(record, "busy", busy_shares(&use, seconds));
     json_object_set_new(record, "time", time_shares(&use, f->busy, sizeof f->busy));

@@ -7,6 +7,7 @@
 #include "zerosearch/curriculum.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/rewards.h"
 #include "zerosearch/score.h"
 #include "zerosearch/template.h"
 #include "zerosearch/trace.h"
@@ -20,8 +21,9 @@ typedef struct episode {
     uint8_t *kind; /* [kind_count], of the tokens so far */
     int64_t kind_count, kind_capacity;
     bool last_turn, done;
-    int64_t shown; /* tokens given to watch */
-    int32_t *ids;  /* filled when done */
+    bool malformed; /* a turn so far was not well formed */
+    int64_t shown;  /* tokens given to watch */
+    int32_t *ids;   /* filled when done */
     float *log_prob;
 } episode;
 
@@ -33,7 +35,7 @@ struct zs_rollout {
     const zs_chat *chat;
     zs_string prompt_template, correction, last_turn;
     int64_t response_tokens, context_tokens, observation_tokens, round_steps;
-    const char *metric;
+    zs_reward_weights reward;
     zs_curriculum_draw draw;
     uint64_t seed;
     /* the phase under way */
@@ -178,11 +180,12 @@ static void finish_episode(zs_rollout *r, episode *e, const char *answer, int64_
     info->question = e->question, info->sample = e->sample, info->question_index = e->question_index;
     info->length = view.length;
     info->em = score.em, info->cover_em = score.cover_em, info->f1 = score.f1;
-    info->reward = !strcmp(r->metric, "em")         ? score.em
-                   : !strcmp(r->metric, "cover_em") ? score.cover_em
-                                                    : score.f1;
     info->answered = answer != NULL;
     info->truncated = truncated;
+    info->format_valid = answer && !e->malformed && info->invalid_actions == 0;
+    zs_reward_facts facts = zs_reward_facts_of(info);
+    zs_reward_terms terms = zs_reward_weigh(&r->reward, &facts);
+    info->reward = zs_reward_sum(&terms);
     for (int64_t i = 0; i < view.length; i++)
         info->policy_tokens += e->kind[i] == ZS_TOKEN_POLICY;
     e->ids = ZS_NEW(int32_t, view.length);
@@ -262,6 +265,7 @@ static void end_turn(zs_rollout *r, episode *e, zs_finish reason) {
     for (int64_t i = 0; i < text.length; i++)
         if (text.data[i] == '\0')
             text.data[i] = ' '; /* a NUL byte is a token like others, but would end the text here */
+    e->malformed |= !text.length || !zs_reward_well_formed(text.data);
     int64_t begin, length;
     zs_action action = text.length ? zs_rollout_parse(text.data, &begin, &length) : ZS_ACTION_NONE;
     if (action == ZS_ACTION_ANSWER) {
@@ -287,6 +291,7 @@ static void end_turn(zs_rollout *r, episode *e, zs_finish reason) {
 
 /* Documents have come: they return as one <information> span, cut to the observation limit. */
 static void observe(zs_rollout *r, episode *e, const char *documents, bool failed) {
+    const zs_question *question = &r->task->qa->questions[e->question_index];
     e->info.failed_searches += failed;
     zs_string text = {0};
     zs_ids ids = {0};
@@ -299,7 +304,11 @@ static void observe(zs_rollout *r, episode *e, const char *documents, bool faile
         ids.length = keep;
         zs_ids_append(&ids, tail.data, tail.length);
         zs_ids_free(&tail);
+        zs_string_clear(&text); /* what is left of them */
+        zs_tokenizer_decode(r->tokenizer, ids.data, keep, &text);
     }
+    e->info.retrieved |= zs_reward_holds_answer(
+        text.data, text.length, (const char *const *)question->answers, question->num_answers);
     continue_episode(r, e, &ids, ZS_TOKEN_DOCUMENT);
     zs_ids_free(&ids);
     zs_string_free(&text);
@@ -486,7 +495,7 @@ zs_status zs_rollout_create(const zs_comm *comm, const zs_config *config, const 
     r->context_tokens = zs_config_int(config, "rollout.context_tokens");
     r->observation_tokens = zs_config_int(config, "search.observation_tokens");
     r->round_steps = zs_config_int(config, "rollout.round_steps");
-    r->metric = zs_config_string(config, "reward.metric");
+    zs_reward_open(config, &r->reward);
     r->seed = (uint64_t)zs_config_int(config, "seed");
     zs_curriculum curriculum;
     zs_curriculum_open(config, &curriculum);

@@ -25,7 +25,7 @@ zs_action zs_rollout_parse(const char *text, int64_t *begin, int64_t *length) {
 
 zs_rollout_means zs_rollout_summarize(const zs_comm *comm, const zs_group *group,
                                       const zs_episodes *episodes) {
-    enum { N = 15 };
+    enum { N = 17 };
     double s[N] = {0};
     for (int64_t i = 0; i < episodes->count; i++) {
         const zs_episode_info *e = &episodes->info[i];
@@ -43,7 +43,9 @@ zs_rollout_means zs_rollout_summarize(const zs_comm *comm, const zs_group *group
                             e->truncated,
                             e->policy_tokens,
                             (double)e->length,
-                            e->failed_searches};
+                            e->failed_searches,
+                            e->format_valid,
+                            e->retrieved};
         for (int k = 0; k < N; k++)
             s[k] += values[k];
     }
@@ -63,5 +65,7 @@ zs_rollout_means zs_rollout_summarize(const zs_comm *comm, const zs_group *group
                               .truncated = s[11] / n,
                               .policy_tokens = s[12] / n,
                               .tokens = s[13],
-                              .failed_searches = s[14]};
+                              .failed_searches = s[14],
+                              .format_valid = s[15] / n,
+                              .retrieved = s[16] / n};
 }
