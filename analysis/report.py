@@ -80,8 +80,16 @@ def read_tables(folder):
         except (OSError, ValueError) as error:
             print(f"{path}: left out: {error}", file=sys.stderr)
             continue
-        if isinstance(table, dict) and isinstance(table.get("sets"), list):
-            tables.append((name, dict(table, sets=[one for one in table["sets"] if isinstance(one, dict)])))
+        if not isinstance(table, dict) or not isinstance(table.get("sets"), list):
+            continue
+        sets = [one for one in table["sets"] if isinstance(one, dict)]
+        methods = list(dict.fromkeys(one.get("method") for one in sets))
+        if len(methods) < 2:
+            tables.append((name, dict(table, sets=sets)))
+            continue
+        for method in methods:  # a table of its own for each
+            own = [one for one in sets if one.get("method") == method]
+            tables.append((f"{name}_{method}", dict(table, sets=own, engine=own[0].get("engine"))))
     order = lambda name: (0 if "before" in name else 1 if "after" in name else 2, name)
     return sorted(tables, key=lambda item: order(item[0]))
 

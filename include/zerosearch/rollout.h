@@ -21,12 +21,16 @@ typedef struct zs_rollout zs_rollout;
 /* Called with each piece of text of an episode as it grows (`ask`). */
 typedef void zs_rollout_watch(void *context, const char *bytes, int64_t length, zs_token_kind kind);
 
-/* Reads rollout.*, search.observation_tokens and the templates. `policy` is NULL on ranks that are not
- * rollouts. `chat` must outlive it; NULL: plain prompts. `own_search`: queries are answered by this rank's
- * own engine, without exchange (evaluation with the corpus). Collective on pod unless own_search. */
+/* Reads rollout.*, search.observation_tokens and the templates of rollout.method. `policy` is NULL on ranks
+ * that are not rollouts. `config` and `chat` must outlive it; chat NULL: plain prompts. `own_search`: queries
+ * are answered by this rank's own engine, without exchange (evaluation with the corpus). Collective on pod
+ * unless own_search. */
 zs_status zs_rollout_create(const zs_comm *comm, const zs_config *config, const zs_model *policy,
                             const zs_tokenizer *tokenizer, const zs_chat *chat, bool own_search,
                             zs_rollout **out, zs_error *err);
+/* Another method (method.h) from the next run on; the same on all ranks. Local; after an error it can only be
+ * destroyed. */
+zs_status zs_rollout_set_method(zs_rollout *rollout, const char *name, zs_error *err);
 void zs_rollout_destroy(zs_rollout *rollout);
 
 typedef struct zs_rollout_task {
@@ -37,7 +41,8 @@ typedef struct zs_rollout_task {
     int64_t step; /* key of the random draws */
     double noise; /* probability that a query's documents are noisy */
     zs_sampling sampling;
-    int64_t max_turns;       /* searches and invalid actions before the last turn; 0: answer at once */
+    int64_t max_turns;       /* of the method `search`: searches and invalid actions before the last turn; 0:
+                                answer at once */
     zs_rollout_watch *watch; /* one episode only; NULL: not watched */
     void *watch_context;
     zs_trajectories *stream;     /* each episode is sent as it ends; NULL: none is */
@@ -72,5 +77,7 @@ zs_rollout_means zs_rollout_summarize(const zs_comm *comm, const zs_group *group
  * *length bound its trimmed content. */
 typedef enum zs_action { ZS_ACTION_NONE, ZS_ACTION_SEARCH, ZS_ACTION_ANSWER } zs_action;
 zs_action zs_rollout_parse(const char *text, int64_t *begin, int64_t *length);
+/* The same for a method without searches, to which <search> is text like any other. */
+zs_action zs_rollout_parse_answer(const char *text, int64_t *begin, int64_t *length);
 
 #endif

@@ -24,14 +24,28 @@ typedef struct zs_search_setup {
     zs_string useful, noisy;
 } zs_search_setup;
 
+/* The engine that search.engine or eval.engine (`key`) names, or "none" if none of the methods asks one.
+ * num_methods 0: rollout.method. */
+const char *zs_setup_engine(const zs_config *config, const char *key, const char *const *methods,
+                            int num_methods);
 bool zs_search_is_simulated(const char *engine); /* simulate_sft, simulate_prompt: needs simulator ranks */
 bool zs_search_is_service(const char *engine);   /* http, google, openai */
+bool zs_search_is_self(const char *engine);      /* self: made by zs_setup_self, from the policy */
 
-/* Makes the engine named (search.* and data.corpus) on ranks where `here` is true; a corpus index that is
- * missing or older than its passages is built first, by one rank. Collective on world. */
+/* Makes the engine named (search.* and data.corpus; `self` is left to zs_setup_self) on ranks where `here` is
+ * true; a corpus index that is missing or older than its passages is built first, by one rank. Collective on
+ * world. */
 zs_status zs_setup_search(const zs_comm *comm, const zs_config *config, const char *engine, bool here,
                           zs_search_setup *out, zs_error *err);
 void zs_setup_search_free(zs_search_setup *setup);
+
+/* The engine `self`: the policy that a rollout plays, with the weights that it has when it is asked, writes
+ * the documents for the queries (SSRL, Fan et al. 2025, arXiv 2508.10874). Its own prompt shows it the query
+ * alone, since what it is asked for is what it knows; one that shows it the true answer must be given
+ * (search.useful_template). model, tokenizer and chat outlive the engine. Local, on ranks that play the
+ * policy. */
+zs_status zs_setup_self(const zs_config *config, const zs_model *model, const zs_tokenizer *tokenizer,
+                        const zs_chat *chat, zs_search_setup *out, zs_error *err);
 
 /* Parts of it: the prompts that make a model write documents (search.useful_template and noisy_template, or
  * the engine's own); a service, its keys taken from the environment. Local. */

@@ -51,7 +51,7 @@ const zs_key zs_schema[] = {
     STRING("data.corpus", "", "passages of the corpus engine (JSON lines or .tsv, gzip accepted)"),
     STRING("data.corpus_index", "", "index file of the corpus (zerosearch index); empty: CORPUS.fts5, made when it is missing"),
 
-    CHOICE("search.engine", "simulate_sft", "simulate_sft|simulate_prompt|openai|corpus|http|google|none", "what answers the policy's queries in training"),
+    CHOICE("search.engine", "simulate_sft", "simulate_sft|simulate_prompt|openai|self|corpus|http|google|none", "what answers the policy's queries in training; self: the policy itself"),
     INT("search.top_k", 5, 1, 1000, "documents in one observation"),
     INT("search.observation_tokens", 500, 1, 1000000, "tokens that one observation may have"),
     STRING("search.useful_template", "", "file of the prompt for useful documents; empty: the engine's own"),
@@ -111,7 +111,11 @@ const zs_key zs_schema[] = {
     INT("rollout.prefill_chunk", 512, 1, 1000000, "prompt tokens that are read at once"),
     INT("rollout.round_steps", 8, 1, 1000000, "decode steps between two rounds of the search exchange"),
     INT("rollout.staleness", 0, 0, 1, "1: rollouts play the next step's episodes while learners update, on weights one update old; importance weights correct for it"),
+    CHOICE("rollout.method", "search", "search|direct|cot|rag", "how a question is put: to a search agent, answered at once, after a chain of thought, or with the documents of one retrieval in the prompt"),
     STRING("rollout.prompt_template", "prompt", "prompt of the policy: a name in configs/prompts or a file"),
+    STRING("rollout.direct_template", "direct", "prompt of the method direct"),
+    STRING("rollout.cot_template", "cot", "prompt of the method cot"),
+    STRING("rollout.rag_template", "rag", "prompt of the method rag, with {documents}"),
     STRING("rollout.correction_template", "correction", "what follows an action that is neither search nor answer"),
     STRING("rollout.last_turn_template", "last_turn", "what asks for the answer after the last turn"),
 
@@ -146,7 +150,8 @@ const zs_key zs_schema[] = {
     FLOAT("reward.retrieval", 0.0, -1e6, 1e6, "weight of having met documents that hold a golden answer"),
 
     INT("eval.every", 0, 0, 1000000000, "steps between evaluations in training; 0: none"),
-    CHOICE("eval.engine", "corpus", "corpus|http|google|none|simulate_sft|simulate_prompt|openai", "what answers the queries of an evaluation"),
+    CHOICE("eval.engine", "corpus", "corpus|http|google|none|simulate_sft|simulate_prompt|openai|self", "what answers the queries of an evaluation"),
+    STRINGS("eval.methods", "methods that eval compares, each on every set: search, direct, cot, rag; none: rollout.method"),
     INT("eval.questions", 0, 0, 1000000000, "questions of each file that are evaluated; 0: all"),
     FLOAT("eval.temperature", 0.0, 0, 100, "temperature of an evaluation; 0: greedy"),
 

@@ -1,8 +1,9 @@
-/* `eval`: EM, cover-EM, F1, turns and searches of a policy on question sets, with any engine, sharded over
- * the ranks. */
+/* `eval`: EM, cover-EM, F1, turns and searches of a policy on question sets, by one method or several, with
+ * any engine, sharded over the ranks. */
 #include "zerosearch/command.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/method.h"
 #include "zerosearch/record.h"
 #include "zerosearch/rollout.h"
 #include "zerosearch/setup.h"
@@ -18,6 +19,8 @@ typedef struct evaluator {
     const zs_config *config;
     zs_comm *comm;
     const char *engine;
+    const char **methods; /* [num_methods] */
+    int num_methods;
     int num_sets;
     zs_qa *sets;      /* [num_sets], read before any is evaluated */
     zs_string *names; /* [num_sets] */
@@ -33,7 +36,7 @@ typedef struct evaluator {
 } evaluator;
 
 /* The answers of this rank's episodes as JSON lines, gathered and written by the root. */
-static zs_status write_predictions(evaluator *v, const zs_qa *qa, const char *set,
+static zs_status write_predictions(evaluator *v, const zs_qa *qa, const char *method, const char *set,
                                    const zs_episodes *episodes, zs_error *err) {
     zs_string lines = {0};
     for (int64_t i = 0; i < episodes->count; i++) {
@@ -41,11 +44,11 @@ static zs_status write_predictions(evaluator *v, const zs_qa *qa, const char *se
         const zs_question *question = &qa->questions[info->question_index];
         json_t *text = zs_record_text(v->tokenizer, episodes->ids + episodes->offsets[i],
                                       episodes->offsets[i + 1] - episodes->offsets[i]);
-        zs_record_line(&lines,
-                       json_pack("{s:s,s:s,s:s,s:o,s:f,s:f,s:f,s:i,s:i,s:i}", "set", set, "id", question->id,
-                                 "question", question->question, "episode", text, "em", info->em, "cover_em",
-                                 info->cover_em, "f1", info->f1, "turns", info->turns, "searches",
-                                 info->searches, "failed_searches", info->failed_searches));
+        zs_record_line(&lines, json_pack("{s:s,s:s,s:s,s:s,s:o,s:f,s:f,s:f,s:i,s:i,s:i}", "method", method,
+                                         "set", set, "id", question->id, "question", question->question,
+                                         "episode", text, "em", info->em, "cover_em", info->cover_em, "f1",
+                                         info->f1, "turns", info->turns, "searches", info->searches,
+                                         "failed_searches", info->failed_searches));
     }
     zs_status status = zs_record_gather(v->comm, &lines, v->predictions_file, v->predictions, err);
     return zs_comm_agree(v->comm, &v->comm->world, status, err);
@@ -85,7 +88,32 @@ static zs_status read_sets(evaluator *v, zs_error *err) {
     return zs_comm_agree(v->comm, &v->comm->world, status, err);
 }
 
-static zs_status evaluate_set(evaluator *v, int index, json_t *sets, zs_error *err) {
+/* One row of the table: a set by a method. */
+static json_t *row_of(const evaluator *v, const char *method, const char *set, int64_t n,
+                      const zs_rollout_means *m, double seconds) {
+    const char *engine = zs_method_needs_engine(method) ? v->engine : "none";
+    json_t *row =
+        json_pack("{s:s,s:s,s:s,s:I}", "name", set, "method", method, "engine", engine, "n", (json_int_t)n);
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {{"em", m->em},
+                   {"cover_em", m->cover_em},
+                   {"f1", m->f1},
+                   {"turns", m->turns},
+                   {"searches", m->searches},
+                   {"failed_searches", m->failed_searches},
+                   {"answered", m->answered},
+                   {"format_valid", m->format_valid},
+                   {"retrieved", m->retrieved},
+                   {"response_tokens", m->policy_tokens},
+                   {"seconds", seconds}};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        json_object_set_new(row, numbers[i].name, json_real(numbers[i].value));
+    return row;
+}
+
+static zs_status evaluate_set(evaluator *v, const char *method, int index, json_t *sets, zs_error *err) {
     const zs_qa *qa = &v->sets[index];
     const char *name = v->names[index].data;
     int64_t n = v->limit > 0 && v->limit < qa->count ? v->limit : qa->count;
@@ -108,20 +136,16 @@ static zs_status evaluate_set(evaluator *v, int index, json_t *sets, zs_error *e
     zs_trace_span("set", name, -1, started, zs_seconds());
     zs_rollout_means m = zs_rollout_summarize(v->comm, &v->comm->world, &episodes);
     char what[300];
-    snprintf(what, sizeof what, "eval.engine = %s, %s", v->engine, name);
+    snprintf(what, sizeof what, "eval.engine = %s, %.200s", v->engine, name);
     zs_search_counts counts;
     zs_status status = zs_search_check(v->comm, v->search.search, what, 1, &counts, err);
     if (status == ZS_OK && v->comm->world.rank == 0) {
-        printf("%-24s %6lld %7.3f %9.3f %7.3f %6.2f %9.2f %8.2f\n", name, (long long)n, m.em, m.cover_em,
-               m.f1, m.turns, m.searches, m.answered);
+        printf("%-24s %-7s %6lld %7.3f %9.3f %7.3f %6.2f %9.2f %8.2f\n", name, method, (long long)n, m.em,
+               m.cover_em, m.f1, m.turns, m.searches, m.answered);
         fflush(stdout);
-        json_array_append_new(sets, json_pack("{s:s,s:I,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "name", name, "n",
-                                              (json_int_t)n, "em", m.em, "cover_em", m.cover_em, "f1", m.f1,
-                                              "turns", m.turns, "searches", m.searches, "failed_searches",
-                                              m.failed_searches, "answered", m.answered, "seconds",
-                                              zs_seconds() - started));
+        json_array_append_new(sets, row_of(v, method, name, n, &m, zs_seconds() - started));
     }
-    if (status == ZS_OK && v->predictions) status = write_predictions(v, qa, name, &episodes, err);
+    if (status == ZS_OK && v->predictions) status = write_predictions(v, qa, method, name, &episodes, err);
     zs_timeline_merge(v->comm);
     zs_episodes_free(&episodes);
     zs_free(all);
@@ -130,9 +154,13 @@ static zs_status evaluate_set(evaluator *v, int index, json_t *sets, zs_error *e
 
 /* The table as JSON, and beside it as HDF5 (FILE.json and FILE.h5). */
 static zs_status write_table(evaluator *v, const char *out, json_t *sets, zs_error *err) {
-    json_t *report = json_pack("{s:s,s:s,s:f,s:I,s:O}", "model", zs_config_string(v->config, "model.policy"),
-                               "engine", v->max_turns == 0 ? "no search" : v->engine, "temperature",
-                               v->temperature, "max_turns", (json_int_t)v->max_turns, "sets", sets);
+    json_t *methods = json_array();
+    for (int i = 0; i < v->num_methods; i++)
+        json_array_append_new(methods, json_string(v->methods[i]));
+    json_t *report =
+        json_pack("{s:s,s:s,s:o,s:f,s:I,s:O}", "model", zs_config_string(v->config, "model.policy"), "engine",
+                  v->max_turns == 0 ? "no search" : v->engine, "methods", methods, "temperature",
+                  v->temperature, "max_turns", (json_int_t)v->max_turns, "sets", sets);
     char *text = json_dumps(report, JSON_INDENT(1) | JSON_REAL_PRECISION(6)), path[1000];
     zs_status status = zs_file_write(out, text, (int64_t)strlen(text), err);
     free(text);
@@ -140,24 +168,29 @@ static zs_status write_table(evaluator *v, const char *out, json_t *sets, zs_err
     size_t length = strlen(out);
     if (length > 5 && !strcmp(out + length - 5, ".json")) length -= 5;
     snprintf(path, sizeof path, "%.*s.h5", (int)length, out);
-    static const char *const names[] = {"n",     "em",       "cover_em",        "f1",
-                                        "turns", "searches", "failed_searches", "answered"};
-    enum { NUMBERS = sizeof names / sizeof *names };
+    static const char *const words[] = {"name", "method", "engine"};
+    static const char *const names[] = {
+        "n",        "em",           "cover_em", "f1", "turns", "searches", "failed_searches",
+        "answered", "format_valid", "retrieved"};
+    enum { WORDS = sizeof words / sizeof *words, NUMBERS = sizeof names / sizeof *names };
     int64_t rows = (int64_t)json_array_size(sets);
-    const char **texts = ZS_NEW(const char *, rows);
+    const char **texts = ZS_NEW(const char *, WORDS *rows);
     double *numbers = ZS_NEW(double, NUMBERS *rows);
-    zs_column columns[1 + NUMBERS] = {{"name", NULL, texts}};
+    zs_column columns[WORDS + NUMBERS];
+    for (int c = 0; c < WORDS; c++)
+        columns[c] = (zs_column){words[c], NULL, texts + c * rows};
     for (int c = 0; c < NUMBERS; c++)
-        columns[1 + c] = (zs_column){names[c], numbers + c * rows, NULL};
+        columns[WORDS + c] = (zs_column){names[c], numbers + c * rows, NULL};
     for (int64_t r = 0; r < rows; r++) {
         json_t *set = json_array_get(sets, (size_t)r);
-        texts[r] = json_string_value(json_object_get(set, "name"));
+        for (int c = 0; c < WORDS; c++)
+            texts[c * rows + r] = json_string_value(json_object_get(set, words[c]));
         for (int c = 0; c < NUMBERS; c++)
             numbers[c * rows + r] = json_number_value(json_object_get(set, names[c]));
     }
     if (status == ZS_OK) {
         remove(path);
-        status = zs_table_append(path, columns, 1 + NUMBERS, rows, err);
+        status = zs_table_append(path, columns, WORDS + NUMBERS, rows, err);
     }
     zs_free(texts);
     zs_free(numbers);
@@ -172,12 +205,17 @@ static zs_status evaluate_all(evaluator *v, const char *out, zs_error *err) {
         status = zs_fail(err, ZS_FAILED, "%s: cannot be written", v->predictions);
     status = zs_comm_agree(v->comm, &v->comm->world, status, err);
     if (status == ZS_OK && root)
-        printf("%-24s %6s %7s %9s %7s %6s %9s %8s\n", "set", "n", "em", "cover_em", "f1", "turns", "searches",
-               "answered");
-    zs_progress progress = zs_progress_start("eval", v->num_sets, 0);
-    for (int i = 0; status == ZS_OK && i < v->num_sets; i++) {
-        status = evaluate_set(v, i, sets, err);
-        if (status == ZS_OK) zs_progress_update(&progress, i + 1, "%s", v->engine);
+        printf("%-24s %-7s %6s %7s %9s %7s %6s %9s %8s\n", "set", "method", "n", "em", "cover_em", "f1",
+               "turns", "searches", "answered");
+    zs_progress progress = zs_progress_start("eval", v->num_methods * v->num_sets, 0);
+    for (int m = 0; status == ZS_OK && m < v->num_methods; m++) {
+        status = zs_rollout_set_method(v->rollout, v->methods[m], err);
+        status = zs_comm_agree(v->comm, &v->comm->world, status, err);
+        for (int i = 0; status == ZS_OK && i < v->num_sets; i++) {
+            status = evaluate_set(v, v->methods[m], i, sets, err);
+            if (status == ZS_OK)
+                zs_progress_update(&progress, m * v->num_sets + i + 1, "%s", v->methods[m]);
+        }
     }
     zs_progress_end(&progress);
     if (status == ZS_OK && root && out) status = write_table(v, out, sets, err);
@@ -186,12 +224,30 @@ static zs_status evaluate_all(evaluator *v, const char *out, zs_error *err) {
     return zs_comm_agree(v->comm, &v->comm->world, status, err);
 }
 
+/* eval.methods, or rollout.method alone. */
+static zs_status read_methods(evaluator *v, zs_error *err) {
+    int n = zs_config_count(v->config, "eval.methods");
+    v->num_methods = n > 0 ? n : 1;
+    v->methods = ZS_NEW(const char *, v->num_methods);
+    v->methods[0] = zs_config_string(v->config, "rollout.method");
+    for (int i = 0; i < n; i++)
+        v->methods[i] = zs_config_string_at(v->config, "eval.methods", i);
+    for (int i = 0; i < n; i++)
+        if (!zs_method_exists(v->methods[i]))
+            return zs_config_fail(v->config, "eval.methods", err,
+                                  "no method \"%.100s\": search, direct, cot and rag are there",
+                                  v->methods[i]);
+    v->engine = zs_setup_engine(v->config, "eval.engine", v->methods, v->num_methods);
+    return ZS_OK;
+}
+
 static zs_status read_options(evaluator *v, const zs_arguments *arguments, zs_error *err) {
-    v->engine = zs_config_string(v->config, "eval.engine");
     v->limit = zs_config_int(v->config, "eval.questions");
     v->predictions = zs_arg(arguments, "predictions");
-    zs_status status =
-        zs_arg_int(arguments, "max-turns", zs_config_int(v->config, "rollout.max_turns"), &v->max_turns, err);
+    zs_status status = read_methods(v, err);
+    if (status == ZS_OK)
+        status = zs_arg_int(arguments, "max-turns", zs_config_int(v->config, "rollout.max_turns"),
+                            &v->max_turns, err);
     if (status == ZS_OK) status = zs_arg_int(arguments, "samples", 1, &v->samples, err);
     if (status == ZS_OK) status = zs_arg_float(arguments, "noise", 0.0, &v->noise, err);
     if (status == ZS_OK)
@@ -226,8 +282,11 @@ static zs_status run_eval(const zs_arguments *arguments, zs_error *err) {
         status = zs_setup_search(v.comm, v.config, v.engine, simulated ? v.comm->is_simulator : true,
                                  &v.search, err);
     if (status == ZS_OK) {
-        status = zs_rollout_create(v.comm, v.config, v.policy.model, v.tokenizer, v.chat, !simulated,
-                                   &v.rollout, err);
+        if (zs_search_is_self(v.engine))
+            status = zs_setup_self(v.config, v.policy.model, v.tokenizer, v.chat, &v.search, err);
+        if (status == ZS_OK)
+            status = zs_rollout_create(v.comm, v.config, v.policy.model, v.tokenizer, v.chat, !simulated,
+                                       &v.rollout, err);
         status = zs_comm_agree(v.comm, &v.comm->world, status, err);
     }
     if (status == ZS_OK) status = evaluate_all(&v, zs_arg(arguments, "out"), err);
@@ -243,6 +302,7 @@ static zs_status run_eval(const zs_arguments *arguments, zs_error *err) {
     }
     zs_free(v.sets);
     zs_free(v.names);
+    zs_free(v.methods);
     return status;
 }
 
@@ -251,15 +311,21 @@ static const zs_option options[] = {
     {"predictions", "FILE.jsonl", "write each episode with its scores"},
     {"temperature", "T", "sampling temperature, 0 is greedy (eval.temperature)"},
     {"samples", "N", "episodes for each question (1)"},
-    {"max-turns", "N", "searches allowed, 0: answer at once without search (rollout.max_turns)"},
+    {"max-turns", "N", "searches allowed to the method search, 0: answer at once (rollout.max_turns)"},
     {"trace", "FILE.json", "a timeline of every rank, to be opened in ui.perfetto.dev or chrome://tracing"},
     {"noise", "P", "share of noisy documents when the engine is a simulator (0)"},
     {NULL, NULL, NULL}};
 
 const zs_command zs_command_eval = {
-    "eval", "EM, cover-EM, F1, turns and searches for each question set",
+    "eval",
+    "EM, cover-EM, F1, turns and searches for each question set",
     "  mpirun -n N zerosearch eval CONFIG.cfg --set model.policy=DIR "
     "--set data.eval=[\"A.jsonl\",\"B.jsonl\"] --set eval.engine=corpus\n"
+    "  Methods: --set 'eval.methods=[\"direct\",\"cot\",\"rag\",\"search\"]' evaluates each in turn; without "
+    "it\n"
+    "  rollout.method. An untrained model by \"search\" is the prompt-only search agent.\n"
     "  Engines over HTTP: http (search.http_url), google (key in the environment variable\n"
     "  named by search.google_key_env), openai (search.openai_url, search.openai_model).\n",
-    options, run_eval, false};
+    options,
+    run_eval,
+    false};

@@ -9,6 +9,7 @@
 #include "zerosearch/command.h"
 #include "zerosearch/hf.h"
 #include "zerosearch/model.h"
+#include "zerosearch/setup.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -221,7 +222,7 @@ static zs_status make_plan(const zs_arguments *arguments, zs_error *err) {
     status = read_model(arguments, "simulator-shape", "model.simulator", &given, &p.simulator,
                         &p.simulator_stored, err);
     if (status) return status;
-    p.simulated = strncmp(zs_config_string(config, "search.engine"), "simulate", 8) == 0;
+    p.simulated = zs_search_is_simulated(zs_setup_engine(config, "search.engine", NULL, 0));
     p.ahead = zs_config_int(config, "rollout.staleness") > 0;
     p.reference = zs_config_float(config, "learn.kl_coef") > 0;
     zs_plan_precisions(&p);

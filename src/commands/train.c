@@ -54,7 +54,7 @@ static zs_status evaluate(zs_trainer *t, json_t **out, zs_error *err) {
     zs_episodes_free(&episodes);
     zs_free(all);
     char what[60];
-    const char *engine = zs_config_string(t->config, "eval.engine");
+    const char *engine = zs_setup_engine(t->config, "eval.engine", NULL, 0);
     snprintf(what, sizeof what, "eval.engine = %s", engine);
     zs_search_counts counts;
     zs_status status = zs_search_check(t->comm, t->eval_search.search, what, LEAST_SEARCHES, &counts, err);
@@ -120,8 +120,8 @@ static zs_status take(zs_trainer *t, int64_t step, zs_episodes *episodes, zs_pla
     played->noise = zs_curriculum_noise(&t->curriculum, step, t->total);
     played->means = zs_rollout_summarize(t->comm, &t->comm->world, &t->mine);
     char what[100];
-    snprintf(what, sizeof what, "search.engine = %s, step %lld", zs_config_string(t->config, "search.engine"),
-             (long long)step + 1);
+    snprintf(what, sizeof what, "search.engine = %s, step %lld",
+             zs_setup_engine(t->config, "search.engine", NULL, 0), (long long)step + 1);
     return zs_search_check(t->comm, t->search.search, what, LEAST_SEARCHES, &played->searched, err);
 }
 
@@ -182,7 +182,7 @@ static zs_status stop_without_search(zs_trainer *t, zs_error *err) {
 static zs_status record_start(zs_trainer *t, zs_error *err) {
     json_t *eval;
     if (evaluate(t, &eval, err) != ZS_OK) return err->status;
-    zs_log(ZS_LOG_INFO, "before training: %s em %.3f", zs_config_string(t->config, "eval.engine"),
+    zs_log(ZS_LOG_INFO, "before training: %s em %.3f", json_string_value(json_object_get(eval, "engine")),
            json_number_value(json_object_get(eval, "em")));
     json_t *record = t->run.is_root ? json_pack("{s:i,s:O}", "step", 0, "eval", eval) : NULL;
     zs_status status = zs_run_record(&t->run, t->run.metrics, record, err);
@@ -193,7 +193,7 @@ static zs_status record_start(zs_trainer *t, zs_error *err) {
 static void show_progress(zs_trainer *t, zs_progress *progress, const zs_step_facts *facts) {
     char note[40] = "";
     if (facts->eval)
-        snprintf(note, sizeof note, "  %s em %.3f", zs_config_string(t->config, "eval.engine"),
+        snprintf(note, sizeof note, "  %s em %.3f", json_string_value(json_object_get(facts->eval, "engine")),
                  json_number_value(json_object_get(facts->eval, "em")));
     zs_progress_update(progress, t->step, "reward %.3f  noise %.2f  searches %.2f%s  busy: %s",
                        facts->rollout.reward, facts->rollout.noise, facts->rollout.searches, note,
@@ -302,13 +302,25 @@ static zs_status load(zs_trainer *t, zs_error *err) {
     zs_status status = load_questions(t, err);
     if (status == ZS_OK) status = load_policy(t, err);
     if (status != ZS_OK) return status;
-    status = zs_setup_search(comm, config, zs_config_string(config, "search.engine"), comm->is_simulator,
-                             &t->search, err);
+    status = zs_setup_search(comm, config, zs_setup_engine(config, "search.engine", NULL, 0),
+                             comm->is_simulator, &t->search, err);
     if (status != ZS_OK || zs_config_int(config, "eval.every") == 0) return status;
-    const char *engine = zs_config_string(config, "eval.engine");
+    const char *engine = zs_setup_engine(config, "eval.engine", NULL, 0);
     if (zs_search_is_simulated(engine))
-        return zs_config_fail(config, "eval.engine", err, "evaluation while training is by corpus or none");
+        return zs_config_fail(config, "eval.engine", err,
+                              "evaluation while training needs an engine without simulator ranks");
     return zs_setup_search(comm, config, engine, comm->is_rollout, &t->eval_search, err);
+}
+
+/* Self-search, in training and in its evaluations: on every rollout, over the weights that it plays. */
+static zs_status setup_self(zs_trainer *t, const zs_model *played, zs_error *err) {
+    zs_status status = ZS_OK;
+    if (zs_search_is_self(zs_setup_engine(t->config, "search.engine", NULL, 0)))
+        status = zs_setup_self(t->config, played, t->tokenizer, t->chat, &t->search, err);
+    if (status == ZS_OK && zs_config_int(t->config, "eval.every") > 0 &&
+        zs_search_is_self(zs_setup_engine(t->config, "eval.engine", NULL, 0)))
+        status = zs_setup_self(t->config, played, t->tokenizer, t->chat, &t->eval_search, err);
+    return status;
 }
 
 static zs_status prepare(zs_trainer *t, zs_error *err) {
@@ -316,8 +328,10 @@ static zs_status prepare(zs_trainer *t, zs_error *err) {
     zs_comm *comm = t->comm;
     t->actor = zs_actor_create(comm, config, t->policy);
     const zs_model *played = zs_actor_model(t->actor);
-    zs_status status =
-        zs_rollout_create(comm, config, played, t->tokenizer, t->chat, false, &t->rollout, err);
+    zs_status status = comm->is_rollout ? setup_self(t, played, err) : ZS_OK;
+    status = zs_comm_agree(comm, &comm->world, status, err);
+    if (status == ZS_OK)
+        status = zs_rollout_create(comm, config, played, t->tokenizer, t->chat, false, &t->rollout, err);
     if (status == ZS_OK && t->eval_search.search)
         status = zs_rollout_create(comm, config, played, t->tokenizer, t->chat, true, &t->eval_rollout, err);
     if ((status = zs_comm_agree(comm, &comm->world, status, err)) != ZS_OK) return status;
@@ -384,7 +398,7 @@ static zs_status begin_anew(zs_trainer *t, zs_error *err) {
 static zs_status run_train(const zs_arguments *arguments, zs_error *err) {
     zs_trainer t = {.config = arguments->config, .comm = arguments->comm, .measured_steps = -1};
     zs_status status = zs_setup_groups(
-        t.comm, t.config, zs_search_is_simulated(zs_config_string(t.config, "search.engine")), err);
+        t.comm, t.config, zs_search_is_simulated(zs_setup_engine(t.config, "search.engine", NULL, 0)), err);
     if (status == ZS_OK) status = zs_timeline_start(t.comm, zs_arg(arguments, "trace"), err);
     if (status == ZS_OK)
         status = zs_run_open(&t.run, t.config, t.comm, zs_arg(arguments, "resume") != NULL, err);

@@ -7,6 +7,7 @@
 #include "zerosearch/curriculum.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/method.h"
 #include "zerosearch/rewards.h"
 #include "zerosearch/score.h"
 #include "zerosearch/template.h"
@@ -33,7 +34,9 @@ struct zs_rollout {
     zs_engine *engine;     /* NULL without a policy */
     zs_exchange *exchange; /* NULL with own_search */
     const zs_chat *chat;
-    zs_string prompt_template, correction, last_turn;
+    const zs_config *config;
+    zs_method method;
+    zs_string correction;
     int64_t response_tokens, context_tokens, observation_tokens, round_steps;
     zs_reward_weights reward;
     zs_curriculum_draw draw;
@@ -50,7 +53,7 @@ struct zs_rollout {
 
 #define IDLE_SECONDS 2e-3 /* how long a round may wait for a service when its rank has nothing else to do */
 
-static const char *const stops[] = {"</search>", "</answer>"};
+static const char *const stops[] = {"</answer>", "</search>"}; /* the second where searches are allowed */
 
 /* Messages between ranks: a head, then NUL-ended strings. */
 
@@ -81,7 +84,7 @@ static void add_kind(episode *e, int64_t n, zs_token_kind kind) {
 
 static void watch_new_tokens(zs_rollout *r) {
     episode *e = &r->episodes[0];
-    if (e->done) return;
+    if (e->done || e->handle < 0) return;
     zs_sequence_view view = zs_engine_view(r->engine, e->handle);
     for (; e->shown < view.length; e->shown++) {
         bool known = e->shown < e->kind_count;
@@ -113,7 +116,7 @@ static void submit_episode(zs_rollout *r, episode *e, const zs_ids *prompt) {
         .sampling = task->sampling,
         .rng = zs_rng_make(r->seed, ZS_STREAM_POLICY, task->step, e->question, e->sample),
         .stops = stops,
-        .num_stops = 2};
+        .num_stops = r->method.searches ? 2 : 1};
     e->handle = zs_engine_submit(r->engine, &request);
     if (e->handle >= r->handle_capacity) {
         int64_t grown = 2 * e->handle + 64;
@@ -124,46 +127,14 @@ static void submit_episode(zs_rollout *r, episode *e, const zs_ids *prompt) {
     add_kind(e, prompt->length, ZS_TOKEN_PROMPT);
 }
 
-/* The prompt of a question: template, chat form, and, when no search is allowed, the last turn's opening. */
-static void build_prompt(zs_rollout *r, const zs_question *question, zs_ids *prompt) {
-    static const char *const names[] = {"question"};
-    const char *values[] = {question->question};
-    zs_string filled = {0};
-    zs_error err = {0};
-    zs_status status = zs_template_fill(r->prompt_template.data, names, values, 1, &filled, &err);
-    ZS_ASSERT(status == ZS_OK, "%s", err.text); /* the template was tried when it was loaded */
-    zs_ids_clear(prompt);
-    zs_chat_encode(r->chat, r->tokenizer, filled.data, prompt);
-    if (r->task->max_turns == 0)
-        zs_tokenizer_encode(r->tokenizer, r->last_turn.data, r->last_turn.length, prompt);
-    int64_t room = r->context_tokens - 1;
-    if (prompt->length > room) { /* keep the end: it holds the question; and the begin token */
-        int32_t first = prompt->data[0];
-        memmove(prompt->data, prompt->data + prompt->length - room, (size_t)room * sizeof(int32_t));
-        prompt->length = room;
-        if (r->chat && first == r->chat->begin_id) prompt->data[0] = first;
-    }
-    zs_string_free(&filled);
-}
-
-static void submit_all(zs_rollout *r) {
-    const zs_rollout_task *task = r->task;
-    const zs_group *rollouts = &r->comm->rollouts;
-    int64_t mine = 0;
-    for (int64_t q = 0; q < task->num_questions; q++)
-        mine += q % rollouts->size == rollouts->rank;
-    r->num_episodes = r->unfinished = mine * task->samples;
-    r->episodes = ZS_NEW(episode, r->num_episodes);
+/* All samples of a question; `first` is the first of them, which stand side by side. */
+static void submit_question(zs_rollout *r, episode *first, const char *documents) {
     zs_ids prompt = {0};
-    episode *e = r->episodes;
-    for (int64_t q = rollouts->rank; q < task->num_questions; q += rollouts->size) {
-        build_prompt(r, &task->qa->questions[task->questions[q]], &prompt);
-        for (int64_t s = 0; s < task->samples; s++, e++) {
-            *e = (episode){.question = q, .sample = s, .question_index = task->questions[q]};
-            e->last_turn = task->max_turns == 0;
-            submit_episode(r, e, &prompt);
-        }
-    }
+    zs_method_prompt(&r->method, r->chat, r->tokenizer,
+                     r->task->qa->questions[first->question_index].question, documents, first->last_turn,
+                     r->context_tokens - 1, &prompt);
+    for (int64_t s = 0; s < r->task->samples; s++)
+        submit_episode(r, first + s, &prompt);
     zs_ids_free(&prompt);
 }
 
@@ -203,7 +174,7 @@ static void continue_episode(zs_rollout *r, episode *e, zs_ids *observation, zs_
     int64_t observed = observation->length;
     if (e->info.turns >= r->task->max_turns && !e->last_turn) {
         e->last_turn = true;
-        zs_tokenizer_encode(r->tokenizer, r->last_turn.data, r->last_turn.length, observation);
+        zs_tokenizer_encode(r->tokenizer, r->method.opening.data, r->method.opening.length, observation);
     }
     if (observation->length == 0 || zs_engine_continue(r->engine, e->handle, observation->data,
                                                        observation->length, r->response_tokens)) {
@@ -254,20 +225,47 @@ static void send_query(zs_rollout *r, episode *e, const char *text, int64_t leng
     zs_string_free(&answer);
 }
 
+static void submit_all(zs_rollout *r) {
+    const zs_rollout_task *task = r->task;
+    const zs_group *rollouts = &r->comm->rollouts;
+    int64_t mine = 0;
+    for (int64_t q = 0; q < task->num_questions; q++)
+        mine += q % rollouts->size == rollouts->rank;
+    r->num_episodes = r->unfinished = mine * task->samples;
+    r->episodes = ZS_NEW(episode, r->num_episodes);
+    episode *e = r->episodes;
+    for (int64_t q = rollouts->rank; q < task->num_questions; q += rollouts->size, e += task->samples) {
+        for (int64_t s = 0; s < task->samples; s++)
+            e[s] = (episode){.handle = -1,
+                             .question = q,
+                             .sample = s,
+                             .question_index = task->questions[q],
+                             .last_turn = !r->method.searches || task->max_turns == 0};
+        const char *question = task->qa->questions[task->questions[q]].question;
+        if (r->method.retrieves)
+            send_query(r, e, question, (int64_t)strlen(question));
+        else
+            submit_question(r, e, NULL);
+    }
+}
+
 /* A turn ended: act on what it says. */
 static void end_turn(zs_rollout *r, episode *e, zs_finish reason) {
     zs_sequence_view view = zs_engine_view(r->engine, e->handle);
     add_kind(e, view.length - e->kind_count, ZS_TOKEN_POLICY);
     zs_string text = {0};
     if (e->last_turn) /* its opening may hold the tag */
-        zs_string_append(&text, r->last_turn.data, r->last_turn.length);
+        zs_string_append(&text, r->method.opening.data, r->method.opening.length);
     zs_tokenizer_decode(r->tokenizer, view.ids + view.turn_begin, view.length - view.turn_begin, &text);
     for (int64_t i = 0; i < text.length; i++)
         if (text.data[i] == '\0')
             text.data[i] = ' '; /* a NUL byte is a token like others, but would end the text here */
-    e->malformed |= !text.length || !zs_reward_well_formed(text.data);
+    if (!text.length) zs_string_puts(&text, "");
+    e->malformed |=
+        !zs_reward_well_formed(text.data) || (!r->method.searches && strstr(text.data, "<search>"));
     int64_t begin, length;
-    zs_action action = text.length ? zs_rollout_parse(text.data, &begin, &length) : ZS_ACTION_NONE;
+    zs_action action = r->method.searches ? zs_rollout_parse(text.data, &begin, &length)
+                                          : zs_rollout_parse_answer(text.data, &begin, &length);
     if (action == ZS_ACTION_ANSWER) {
         finish_episode(r, e, text.data + begin, length, false);
     } else if (e->last_turn || view.length >= r->context_tokens) {
@@ -289,27 +287,36 @@ static void end_turn(zs_rollout *r, episode *e, zs_finish reason) {
     zs_string_free(&text);
 }
 
-/* Documents have come: they return as one <information> span, cut to the observation limit. */
+/* Documents have come, and are cut to the observation limit. To an episode they return as one <information>
+ * span; with a method that retrieves they stand in the prompt with which all samples of the question begin.
+ */
 static void observe(zs_rollout *r, episode *e, const char *documents, bool failed) {
     const zs_question *question = &r->task->qa->questions[e->question_index];
-    e->info.failed_searches += failed;
+    const bool begins = r->method.retrieves;
+    const char *open = begins ? "" : "\n<information>", *close = begins ? "" : "</information>\n";
     zs_string text = {0};
     zs_ids ids = {0};
-    zs_string_printf(&text, "\n<information>%s</information>\n", documents);
+    zs_string_printf(&text, "%s%s%s", open, documents, close);
     zs_tokenizer_encode(r->tokenizer, text.data, text.length, &ids);
     if (ids.length > r->observation_tokens) {
         zs_ids tail = {0};
-        zs_tokenizer_encode(r->tokenizer, "</information>\n", 15, &tail);
-        int64_t keep = r->observation_tokens > tail.length ? r->observation_tokens - tail.length : 0;
-        ids.length = keep;
+        zs_tokenizer_encode(r->tokenizer, close, (int64_t)strlen(close), &tail);
+        ids.length = r->observation_tokens > tail.length ? r->observation_tokens - tail.length : 0;
+        zs_string_clear(&text); /* what is left of them */
+        zs_tokenizer_decode(r->tokenizer, ids.data, ids.length, &text);
         zs_ids_append(&ids, tail.data, tail.length);
         zs_ids_free(&tail);
-        zs_string_clear(&text); /* what is left of them */
-        zs_tokenizer_decode(r->tokenizer, ids.data, keep, &text);
     }
+    e->info.failed_searches += failed;
     e->info.retrieved |= zs_reward_holds_answer(
         text.data, text.length, (const char *const *)question->answers, question->num_answers);
-    continue_episode(r, e, &ids, ZS_TOKEN_DOCUMENT);
+    if (begins) {
+        for (int64_t s = 1; s < r->task->samples; s++)
+            e[s].info = e->info;
+        submit_question(r, e, text.data);
+    } else {
+        continue_episode(r, e, &ids, ZS_TOKEN_DOCUMENT);
+    }
     zs_ids_free(&ids);
     zs_string_free(&text);
 }
@@ -464,24 +471,9 @@ void zs_rollout_run(zs_rollout *r, zs_search *search, const zs_rollout_task *tas
 
 /* Making one. */
 
-static zs_status load_templates(zs_rollout *r, const zs_config *config, zs_error *err) {
-    struct {
-        const char *key;
-        zs_string *text;
-    } wanted[] = {{"rollout.prompt_template", &r->prompt_template},
-                  {"rollout.correction_template", &r->correction},
-                  {"rollout.last_turn_template", &r->last_turn}};
-    for (int i = 0; i < 3; i++) {
-        if (zs_template_load(zs_config_string(config, wanted[i].key), wanted[i].text, err) != ZS_OK)
-            return zs_fail_context(err, "%s", wanted[i].key);
-        if (!wanted[i].text->data) zs_string_puts(wanted[i].text, "");
-    }
-    static const char *const names[] = {"question"}, *const values[] = {"?"};
-    zs_string trial = {0};
-    zs_status status = zs_template_fill(r->prompt_template.data, names, values, 1, &trial, err);
-    if (status == ZS_OK && trial.length == 0) status = zs_fail(err, ZS_USAGE, "the template is empty");
-    zs_string_free(&trial);
-    return status == ZS_OK ? ZS_OK : zs_fail_context(err, "rollout.prompt_template");
+zs_status zs_rollout_set_method(zs_rollout *r, const char *name, zs_error *err) {
+    zs_method_free(&r->method);
+    return zs_method_load(r->config, name, &r->method, err);
 }
 
 zs_status zs_rollout_create(const zs_comm *comm, const zs_config *config, const zs_model *policy,
@@ -500,7 +492,11 @@ zs_status zs_rollout_create(const zs_comm *comm, const zs_config *config, const 
     zs_curriculum curriculum;
     zs_curriculum_open(config, &curriculum);
     r->draw = curriculum.draw;
-    zs_status status = load_templates(r, config, err);
+    r->config = config;
+    zs_status status = zs_rollout_set_method(r, zs_config_string(config, "rollout.method"), err);
+    if (status == ZS_OK && zs_template_load(zs_config_string(config, "rollout.correction_template"),
+                                            &r->correction, err) != ZS_OK)
+        status = zs_fail_context(err, "rollout.correction_template");
     if (status != ZS_OK) {
         zs_rollout_destroy(r);
         return status;
@@ -529,9 +525,8 @@ void zs_rollout_destroy(zs_rollout *r) {
     if (!r) return;
     zs_engine_destroy(r->engine);
     zs_exchange_destroy(r->exchange);
-    zs_string_free(&r->prompt_template);
+    zs_method_free(&r->method);
     zs_string_free(&r->correction);
-    zs_string_free(&r->last_turn);
     zs_free(r->by_handle);
     zs_free(r);
 }

@@ -4,14 +4,13 @@
 #include <math.h>
 #include <string.h>
 
-zs_action zs_rollout_parse(const char *text, int64_t *begin, int64_t *length) {
-    const char *search = strstr(text, "</search>"), *answer = strstr(text, "</answer>");
-    bool is_search = search && (!answer || search < answer);
-    const char *close = is_search ? search : answer, *tag = is_search ? "<search>" : "<answer>", *open = NULL;
-    if (!close) return ZS_ACTION_NONE;
-    for (const char *at = strstr(text, tag); at && at < close; at = strstr(at + 1, tag))
+/* The trimmed text between the last `tag` before `close` and `close`. */
+static bool find_content(const char *text, const char *tag, const char *close, int64_t *begin,
+                         int64_t *length) {
+    const char *open = NULL;
+    for (const char *at = close ? strstr(text, tag) : NULL; at && at < close; at = strstr(at + 1, tag))
         open = at;
-    if (!open) return ZS_ACTION_NONE;
+    if (!open) return false;
     open += strlen(tag);
     static const char blank[] = " \t\r\n";
     while (open < close && strchr(blank, *open))
@@ -20,7 +19,18 @@ zs_action zs_rollout_parse(const char *text, int64_t *begin, int64_t *length) {
         close--;
     *begin = open - text;
     *length = close - open;
-    return is_search ? ZS_ACTION_SEARCH : ZS_ACTION_ANSWER;
+    return true;
+}
+
+zs_action zs_rollout_parse(const char *text, int64_t *begin, int64_t *length) {
+    const char *search = strstr(text, "</search>"), *answer = strstr(text, "</answer>");
+    if (!search || (answer && answer < search)) return zs_rollout_parse_answer(text, begin, length);
+    return find_content(text, "<search>", search, begin, length) ? ZS_ACTION_SEARCH : ZS_ACTION_NONE;
+}
+
+zs_action zs_rollout_parse_answer(const char *text, int64_t *begin, int64_t *length) {
+    const char *close = strstr(text, "</answer>");
+    return find_content(text, "<answer>", close, begin, length) ? ZS_ACTION_ANSWER : ZS_ACTION_NONE;
 }
 
 zs_rollout_means zs_rollout_summarize(const zs_comm *comm, const zs_group *group,

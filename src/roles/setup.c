@@ -3,6 +3,7 @@
 #include "zerosearch/hf.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/method.h"
 #include "zerosearch/template.h"
 
 #include <limits.h>
@@ -24,6 +25,18 @@ zs_status zs_setup_groups(zs_comm *comm, const zs_config *config, bool need_simu
 
 bool zs_search_is_simulated(const char *engine) {
     return !strncmp(engine, "simulate_", 9);
+}
+
+bool zs_search_is_self(const char *engine) {
+    return !strcmp(engine, "self");
+}
+
+const char *zs_setup_engine(const zs_config *config, const char *key, const char *const *methods,
+                            int num_methods) {
+    bool needed = num_methods == 0 && zs_method_needs_engine(zs_config_string(config, "rollout.method"));
+    for (int i = 0; i < num_methods; i++)
+        needed |= zs_method_needs_engine(methods[i]);
+    return needed ? zs_config_string(config, key) : "none";
 }
 
 /* The tokenizer of a model that this rank has loaded. Local. */
@@ -134,11 +147,38 @@ zs_status zs_setup_templates(const zs_config *config, const char *engine, zs_sea
                   {"search.noisy_template", "noisy", &out->noisy}};
     for (int i = 0; i < 2; i++) {
         char fallback[64];
-        snprintf(fallback, sizeof fallback, "simulate_%s_%s", kind, wanted[i].way);
+        if (zs_search_is_self(engine)) /* it knows no more for a useful than for a noisy one */
+            snprintf(fallback, sizeof fallback, "simulate_self");
+        else
+            snprintf(fallback, sizeof fallback, "simulate_%s_%s", kind, wanted[i].way);
         const char *name = zs_config_string(config, wanted[i].key);
         if (zs_template_load(*name ? name : fallback, wanted[i].text, err) != ZS_OK)
             return zs_fail_context(err, "%s", wanted[i].key);
     }
+    return ZS_OK;
+}
+
+/* The engine over a model that writes documents; out holds its templates. */
+static zs_status make_simulator(const zs_config *config, const char *engine, const zs_model *model,
+                                const zs_tokenizer *tokenizer, const zs_chat *chat, zs_search_setup *out,
+                                zs_error *err) {
+    zs_simulator_options options = {.name = engine,
+                                    .model = model,
+                                    .tokenizer = tokenizer,
+                                    .useful_template = out->useful.data,
+                                    .noisy_template = out->noisy.data,
+                                    .top_k = (int)zs_config_int(config, "search.top_k"),
+                                    .words = (int)zs_config_int(config, "search.words"),
+                                    .temperature = zs_config_float(config, "search.temperature"),
+                                    .top_p = zs_config_float(config, "search.top_p"),
+                                    .max_new_tokens = zs_config_int(config, "search.max_new_tokens"),
+                                    .max_batch = zs_config_int(config, "search.max_batch"),
+                                    .max_length = zs_config_int(config, "search.max_length"),
+                                    .cache_tokens = zs_config_int(config, "search.cache_tokens"),
+                                    .seed = (uint64_t)zs_config_int(config, "seed"),
+                                    .chat = chat};
+    if (zs_search_simulator_check(&options, err) != ZS_OK) return zs_fail_context(err, "search");
+    out->search = zs_search_simulator(&options);
     return ZS_OK;
 }
 
@@ -153,24 +193,14 @@ static zs_status setup_simulator(const zs_comm *comm, const zs_group *simulators
         status =
             zs_setup_chat(config, "model.simulator", out->tokenizer, out->simulator.model, &out->chat, err);
     if (status != ZS_OK) return status;
-    zs_simulator_options options = {.name = engine,
-                                    .model = out->simulator.model,
-                                    .tokenizer = out->tokenizer,
-                                    .useful_template = out->useful.data,
-                                    .noisy_template = out->noisy.data,
-                                    .top_k = (int)zs_config_int(config, "search.top_k"),
-                                    .words = (int)zs_config_int(config, "search.words"),
-                                    .temperature = zs_config_float(config, "search.temperature"),
-                                    .top_p = zs_config_float(config, "search.top_p"),
-                                    .max_new_tokens = zs_config_int(config, "search.max_new_tokens"),
-                                    .max_batch = zs_config_int(config, "search.max_batch"),
-                                    .max_length = zs_config_int(config, "search.max_length"),
-                                    .cache_tokens = zs_config_int(config, "search.cache_tokens"),
-                                    .seed = (uint64_t)zs_config_int(config, "seed"),
-                                    .chat = out->chat};
-    if (zs_search_simulator_check(&options, err) != ZS_OK) return zs_fail_context(err, "search");
-    out->search = zs_search_simulator(&options);
-    return ZS_OK;
+    return make_simulator(config, engine, out->simulator.model, out->tokenizer, out->chat, out, err);
+}
+
+zs_status zs_setup_self(const zs_config *config, const zs_model *model, const zs_tokenizer *tokenizer,
+                        const zs_chat *chat, zs_search_setup *out, zs_error *err) {
+    *out = (zs_search_setup){0};
+    zs_status status = zs_setup_templates(config, "self", out, err);
+    return status == ZS_OK ? make_simulator(config, "self", model, tokenizer, chat, out, err) : status;
 }
 
 /* A corpus that takes minutes is not indexed in a job of several ranks, which would all wait for it. */
@@ -206,6 +236,7 @@ zs_status zs_setup_search(const zs_comm *comm, const zs_config *config, const ch
                           zs_search_setup *out, zs_error *err) {
     *out = (zs_search_setup){0};
     zs_status status = ZS_OK;
+    if (zs_search_is_self(engine)) return ZS_OK; /* needs the policy: zs_setup_self */
     if (!strcmp(engine, "none")) {
         out->search = here ? zs_search_none() : NULL;
     } else if (!strcmp(engine, "corpus")) {
