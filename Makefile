@@ -1,6 +1,7 @@
 # zerosearch: `make help` lists targets and variables, `make info` what they resolved to.
 MAKEFLAGS += --no-print-directory
 BUILD ?= build
+BENCH ?= $(BUILD)/bench.md
 PREFIX ?= /usr/local
 SHARED ?= $(or $(ZS_SHARED),../shared)
 GOLDEN ?= $(SHARED)/golden
@@ -64,7 +65,16 @@ $(BUILD)/libzerosearch.a: $(OBJECTS)
 $(BUILD)/%.o: src/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(if $(Q),@echo "  CC   $<")
-	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) $(OWN_CFLAGS) -MMD -MP -c -o $@ $<
+
+# What bench says of the program; in main.o alone, so that a commit makes nothing else anew.
+COMMIT := $(or $(call ask,git describe --always --dirty),unknown)
+$(BUILD)/main.o: private OWN_CFLAGS := -DZS_COMMIT='"$(COMMIT)"' -DZS_COMPILER='"$(notdir $(CC))"' \
+	-DZS_FLAGS='"$(subst ",,$(CFLAGS))"'
+$(BUILD)/main.o: $(BUILD)/commit
+$(BUILD)/commit: FORCE
+	@mkdir -p $(@D)
+	@echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
 
 $(BUILD)/tests/%: tests/%.c $(BUILD)/libzerosearch.a
 	@mkdir -p $(@D)
@@ -105,7 +115,7 @@ test-asan: ready
 		CFLAGS="-O1 -g -march=native -fno-omit-frame-pointer -fsanitize=address,undefined" test
 
 bench: all
-	@$(BUILD)/zerosearch bench all
+	@ZS=$(BUILD)/zerosearch jobs/bench.sh '$(BENCH)'
 
 lint:
 	@BUILD='$(BUILD)' CHECK_FLAGS='$(ZS_CFLAGS)' tests/lint.sh
@@ -147,7 +157,7 @@ help:
 	@echo '  test         every test; ends with a line "N passed, N failed"'
 	@echo '  test-golden  the golden tests on the data in GOLDEN'
 	@echo '  test-asan    every test under the address and undefined-behaviour sanitizers'
-	@echo '  bench        zerosearch bench all'
+	@echo '  bench        every part beside the machine'\''s limits, as one Markdown table in BENCH; some minutes'
 	@echo '  lint         clang-tidy, cppcheck (where present) and the rules of the house'
 	@echo '  install      into PREFIX (DESTDIR is heeded); uninstall takes it away'
 	@echo '  clean        remove BUILD'
@@ -164,6 +174,7 @@ help:
 	@echo '  BUILD        where objects and programs go ($(BUILD))'
 	@echo '  SHARED       folder of data that some tests need, skipped where it is missing ($(SHARED))'
 	@echo '  GOLDEN       golden data for test-golden ($(GOLDEN))'
+	@echo '  BENCH        the table that bench writes ($(BENCH)); BENCH_SHAPE, BENCH_LAYERS: see jobs/bench.sh'
 	@echo '  JOBS         compilations at once in demo and test ($(JOBS))'
 	@echo '  V=1          show the commands'
 

@@ -13,6 +13,13 @@
 
 #define VERSION "0.1.0"
 
+/* The Makefile says them for this file alone. */
+#ifndef ZS_COMMIT
+#define ZS_COMMIT   "unknown"
+#define ZS_COMPILER "compiler"
+#define ZS_FLAGS    "flags unknown"
+#endif
+
 static const zs_command *const commands[] = {
     &zs_command_train, &zs_command_sft,     &zs_command_eval,     &zs_command_ask,      &zs_command_generate,
     &zs_command_init,  &zs_command_convert, &zs_command_tokenize, &zs_command_logprobs, &zs_command_score,
@@ -206,7 +213,8 @@ static zs_status run_command(const command_line *line, zs_comm *comm, zs_error *
                                   .options = line->command->options,
                                   .values = line->values,
                                   .num_options = line->num_options,
-                                  .comm = comm};
+                                  .comm = comm,
+                                  .build = {ZS_COMMIT, ZS_COMPILER " " __VERSION__ ", " ZS_FLAGS}};
         status = line->command->run(&arguments, err);
     }
     if ((fflush(stdout) != 0 || ferror(stdout)) && status == ZS_OK)

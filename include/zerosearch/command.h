@@ -14,6 +14,10 @@ typedef struct zs_option {
     const char *help;
 } zs_option;
 
+typedef struct zs_build {          /* of this program */
+    const char *commit, *compiler; /* "f0c19d4", "gcc 12.2.0, -O3 -march=native -g" */
+} zs_build;
+
 /* What a command is given. Every command also takes CONFIG.cfg, --set key=value (repeatable), --help and
  * --log-level LEVEL, parsed before it runs. */
 typedef struct zs_arguments {
@@ -23,6 +27,7 @@ typedef struct zs_arguments {
     const char **values;      /* parallel to options: NULL when not given, "" for a switch */
     int num_options;
     zs_comm *comm; /* world started, not divided */
+    zs_build build;
 } zs_arguments;
 
 const char *zs_arg(const zs_arguments *arguments,

@@ -18,6 +18,12 @@ void *zs_grow(void *array, int64_t old_count, int64_t new_count, size_t size);
 void zs_free(void *memory);
 char *zs_strdup(const char *text);
 
+/* The most bytes that this process held of what zs_alloc, zs_grow, zs_strdup and zs_arena_create give, since
+ * it started or since the last reset, which begins at what is held then. Memory of libraries (MPI, BLAS,
+ * HDF5) and memory that ranks share (zs_comm_share) are not in it. */
+int64_t zs_memory_peak(void);
+void zs_memory_reset_peak(void);
+
 /* A bump allocator of fixed capacity: sized at the start, reset between uses, never grown. */
 typedef struct zs_arena {
     char *base;

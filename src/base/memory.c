@@ -2,6 +2,8 @@
 #include "zerosearch/error.h"
 #include "zerosearch/log.h"
 
+#include <malloc.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,11 +33,34 @@ static size_t bytes_of(int64_t count, size_t size) {
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
+/* Bytes that are held now, and at most since the last reset. */
+static _Atomic int64_t held, most_held;
+
+static void count(int64_t bytes) {
+    int64_t now = atomic_fetch_add(&held, bytes) + bytes, most = atomic_load(&most_held);
+    while (now > most && !atomic_compare_exchange_weak(&most_held, &most, now))
+        ;
+}
+
+static void release(void *memory) {
+    if (memory) count(-(int64_t)malloc_usable_size(memory));
+    free(memory);
+}
+
+int64_t zs_memory_peak(void) {
+    return atomic_load(&most_held);
+}
+
+void zs_memory_reset_peak(void) {
+    atomic_store(&most_held, atomic_load(&held));
+}
+
 static void *allocate(size_t bytes) {
     bool huge = bytes >= HUGE_FROM;
     if (huge) bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     void *memory = aligned_alloc(huge ? HUGE_PAGE : ALIGNMENT, bytes);
     if (!memory) out_of_memory((double)bytes);
+    count((int64_t)malloc_usable_size(memory));
     if (huge) madvise(memory, bytes, MADV_HUGEPAGE); /* a wish: refused on some systems */
     return memory;
 }
@@ -54,12 +79,12 @@ void *zs_grow(void *array, int64_t old_count, int64_t new_count, size_t size) {
     if (!array) kept = 0;
     if (kept) memcpy(fresh, array, kept);
     memset(fresh + kept, 0, bytes - kept);
-    free(array);
+    release(array);
     return fresh;
 }
 
 void zs_free(void *memory) {
-    free(memory);
+    release(memory);
 }
 
 char *zs_strdup(const char *text) {
@@ -90,7 +115,7 @@ zs_arena zs_arena_create(int64_t bytes) {
 }
 
 void zs_arena_destroy(zs_arena *arena) {
-    free(arena->base);
+    release(arena->base);
     *arena = (zs_arena){0};
 }
 

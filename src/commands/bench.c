@@ -8,13 +8,15 @@
 #include "zerosearch/load.h"
 #include "zerosearch/hf.h"
 #include "zerosearch/log.h"
+#include "zerosearch/memory.h"
 #include "zerosearch/strings.h"
 
 #include <cblas.h>
 #include <math.h>
 #include <omp.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const zs_option options[] = {
     {"WHAT", "LIST", "comma list of the parts below, or all (all)"},
@@ -32,51 +34,58 @@ static const zs_option options[] = {
     {"queries", "N", "queries asked of it by all ranks together (200)"},
     {"scored", "N", "passages that a query may score (what the engine has)"},
     {"keep", NULL, "leave the generated corpus and index for the next run"},
-    {"dtype", "NAME", "weights of prefill, decode, load: f32, bf16, both or auto (f32; load: as stored)"},
+    {"dtype", "NAME",
+     "weights of gemm, prefill, decode, broadcast, load: f32, bf16, both or auto (f32;\n"
+     "                             broadcast: both; load: as stored)"},
     {"read", "WHO", "who reads in load: all, node or root (all)"},
     {"own", NULL, "load gives each rank its own f32 copy, as of a policy that is trained"},
     {"tokenizer", "DIR_OR_FILE", "the tokenizer that tokenize loads (one is trained)"},
     {"text", "FILE", "what tokenize encodes (words of a made-up language)"},
     {"json", NULL, "one JSON object a line"},
+    {"markdown", "FILE", "add the results to a table in FILE, begun with the machine's description"},
     {NULL, NULL, NULL}};
 
 typedef struct part {
     const char *name;
     zs_bench_run *run;
     bool collective; /* else rank 0 alone works */
+    bool limited;    /* by what rank 0 can compute and read */
 } part;
 static const part parts[] = {
-    {"gemm", zs_bench_gemm, false},          {"train", zs_bench_train, false},
-    {"prefill", zs_bench_prefill, false},    {"decode", zs_bench_decode, false},
-    {"drift", zs_bench_drift, false},        {"tokenize", zs_bench_tokenize, false},
-    {"exchange", zs_bench_exchange, true},   {"allreduce", zs_bench_allreduce, true},
-    {"broadcast", zs_bench_broadcast, true}, {"checkpoint", zs_bench_checkpoint, true},
-    {"load", zs_bench_load, true},           {"search", zs_bench_search, true},
+    {"gemm", zs_bench_gemm, false, true},           {"train", zs_bench_train, false, true},
+    {"prefill", zs_bench_prefill, false, true},     {"decode", zs_bench_decode, false, true},
+    {"drift", zs_bench_drift, false, false},        {"tokenize", zs_bench_tokenize, false, false},
+    {"exchange", zs_bench_exchange, true, false},   {"allreduce", zs_bench_allreduce, true, false},
+    {"broadcast", zs_bench_broadcast, true, false}, {"checkpoint", zs_bench_checkpoint, true, false},
+    {"load", zs_bench_load, true, false},           {"search", zs_bench_search, true, false},
 };
 #define NUM_PARTS ((int)(sizeof parts / sizeof *parts))
 
-void zs_bench_report(const zs_bench *bench, const char *what, const zs_bench_field *fields, int count) {
-    if (bench->comm->world.rank > 0) return;
-    printf(bench->json ? "{\"bench\":\"%s\"" : "%-11s", what);
-    if (bench->json)
-        printf(",\"shape\":\"%s\",\"layers\":%lld,\"threads\":%d,\"ranks\":%d", bench->shape,
-               (long long)bench->config.num_hidden_layers, bench->threads, bench->comm->world.size);
-    for (int i = 0; i < count; i++)
-        if (isfinite(fields[i].value))
-            printf(bench->json ? ",\"%s\":%.6g" : "  %s %.4g", fields[i].name, fields[i].value);
-    printf(bench->json ? "}\n" : "\n");
-    fflush(stdout);
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
 }
 
-double zs_bench_best(zs_bench_work *work, void *context, int times) {
-    double best = INFINITY;
-    for (int i = 0; i < times; i++) {
+double zs_bench_median(double *values, int64_t count) {
+    if (count == 0) return NAN;
+    qsort(values, (size_t)count, sizeof *values, by_size);
+    return (values[(count - 1) / 2] + values[count / 2]) / 2;
+}
+
+zs_bench_seconds zs_bench_time(zs_bench_work *work, void *context, int least, int most, double budget) {
+    enum { MOST = 64 };
+    double wall[MOST], cpu[MOST], begin = 0;
+    int runs = 0;
+    for (int run = -1; run < least || (run < most && zs_seconds() - begin < budget); run++) {
         double start = zs_seconds();
+        clock_t cpu_start = clock();
+        if (run < 0) begin = start;
         work(context);
-        double seconds = zs_seconds() - start;
-        best = seconds < best ? seconds : best;
+        if (run < 0 || runs == MOST) continue;
+        wall[runs] = zs_seconds() - start;
+        cpu[runs++] = (double)(clock() - cpu_start) / CLOCKS_PER_SEC;
     }
-    return best;
+    return (zs_bench_seconds){zs_bench_median(wall, runs), zs_bench_median(cpu, runs)};
 }
 
 zs_status zs_bench_limits(zs_bench *bench, zs_error *err) {
@@ -203,26 +212,38 @@ static zs_status read_parts(const char *list, bool *wanted, zs_error *err) {
     return ZS_OK;
 }
 
+/* The machine's limits are measured anew for each part: on a shared machine they change within minutes. */
+static zs_status run_part(zs_bench *bench, const part *p, zs_error *err) {
+    bool first = bench->comm->world.rank == 0;
+    zs_status status = ZS_OK;
+    if (first && p->limited) status = zs_bench_limits(bench, err);
+    zs_memory_reset_peak();
+    if (status == ZS_OK && (first || p->collective)) status = p->run(bench, err);
+    /* no rank begins the next part, which the others may be missing from, after a fault of one */
+    return zs_comm_agree(bench->comm, &bench->comm->world, status, err);
+}
+
 static zs_status run(const zs_arguments *arguments, zs_error *err) {
-    zs_bench bench = {0};
-    bool wanted[NUM_PARTS] = {false}, measure = false;
+    zs_bench bench = {.build = &arguments->build};
+    bool wanted[NUM_PARTS] = {false}, first = arguments->comm->world.rank == 0;
+    const char *table = zs_arg(arguments, "markdown");
     zs_status status = read_options(arguments, &bench, err);
     if (status == ZS_OK) status = read_parts(zs_arg_or(arguments, "WHAT", "all"), wanted, err);
-    bool first = arguments->comm->world.rank == 0;
-    for (int i = 0; i < NUM_PARTS; i++)
-        measure = measure || (wanted[i] && !parts[i].collective);
-    if (status == ZS_OK && first && measure) status = zs_bench_limits(&bench, err);
-    for (int i = 0; i < NUM_PARTS && status == ZS_OK; i++) {
-        if (!wanted[i]) continue;
-        if (first || parts[i].collective) status = parts[i].run(&bench, err);
-        /* no rank begins the next part, which the others may be missing from, after a fault of one */
-        status = zs_comm_agree(bench.comm, &bench.comm->world, status, err);
+    if (status == ZS_OK && table && first) status = zs_bench_open_table(&bench, table, err);
+    status = zs_comm_agree(bench.comm, &bench.comm->world, status, err);
+    for (int i = 0; i < NUM_PARTS && status == ZS_OK; i++)
+        if (wanted[i]) status = run_part(&bench, &parts[i], err);
+    zs_error ignored;
+    if (bench.table) {
+        zs_status closed = zs_bench_close_table(&bench, table, status == ZS_OK ? err : &ignored);
+        if (status == ZS_OK) status = closed;
     }
     return status;
 }
 
 const zs_command zs_command_bench = {
-    "bench", "rates of each part beside the machine's own limits",
+    "bench",
+    "rates of each part beside the machine's own limits",
     "Prints tokens/s, GFLOP/s and GB/s, and the fraction of the best sgemm and read rate of the same run.\n"
     "Parts: gemm, train, prefill, decode, drift, tokenize on rank 0; exchange, allreduce, broadcast,\n"
     "checkpoint on all ranks, beside the plain MPI or file call that moves as much; load (only when\n"
@@ -231,4 +252,6 @@ const zs_command zs_command_bench = {
     "million, its index 1.2 GB), is indexed and asked for planted passages. drift: text is sampled from\n"
     "the f32 model and scored with f32 and with bf16 weights: mean and largest difference of a token's\n"
     "log-probability, KL(f32 || bf16) in nats a token, and by what part the perplexity grows.",
-    options, run, false};
+    options,
+    run,
+    false};

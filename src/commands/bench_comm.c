@@ -12,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ROUNDS 20
+/* Of small and of large messages; the medians count. */
+enum { ROUNDS = 21, LARGE_ROUNDS = 5 };
 
 /* Seconds of the slowest rank. */
 static double slowest(const zs_bench *bench, double seconds) {
@@ -32,11 +33,11 @@ static int64_t float_count(const zs_bench *bench) {
     return count < (1 << 28) ? count : 1 << 28;
 }
 
-/* Exchange: a round in which every rank sends every other one message. */
+/* Exchange: a round in which every rank sends every other one message. GB/s are those of one rank. */
 
 static double exchange_seconds(const zs_bench *bench, const char *message, int64_t bytes) {
     zs_exchange *exchange = zs_exchange_create(bench->comm);
-    double best = INFINITY;
+    double seconds[ROUNDS];
     for (int round = 0; round < ROUNDS; round++) {
         barrier(bench);
         double start = zs_seconds();
@@ -48,11 +49,10 @@ static double exchange_seconds(const zs_bench *bench, const char *message, int64
         int64_t length;
         while (zs_exchange_take(exchange, &from, &length))
             ;
-        double seconds = slowest(bench, zs_seconds() - start);
-        best = seconds < best ? seconds : best;
+        seconds[round] = slowest(bench, zs_seconds() - start);
     }
     zs_exchange_destroy(exchange);
-    return best;
+    return zs_bench_median(seconds, ROUNDS);
 }
 
 static double alltoallv_seconds(const zs_bench *bench, int bytes) {
@@ -63,19 +63,18 @@ static double alltoallv_seconds(const zs_bench *bench, int bytes) {
         counts[i] = bytes;
         starts[i] = i * bytes;
     }
-    double best = INFINITY;
+    double seconds[ROUNDS];
     for (int round = 0; round < ROUNDS; round++) {
         barrier(bench);
         double start = zs_seconds();
         MPI_Alltoall(counts, 1, MPI_INT, theirs, 1, MPI_INT, bench->comm->pod.comm);
         MPI_Alltoallv(out, counts, starts, MPI_BYTE, in, theirs, starts, MPI_BYTE, bench->comm->pod.comm);
-        double seconds = slowest(bench, zs_seconds() - start);
-        best = seconds < best ? seconds : best;
+        seconds[round] = slowest(bench, zs_seconds() - start);
     }
     void *all[] = {out, in, counts, starts, theirs};
     for (int i = 0; i < 5; i++)
         zs_free(all[i]);
-    return best;
+    return zs_bench_median(seconds, ROUNDS);
 }
 
 zs_status zs_bench_exchange(zs_bench *bench, zs_error *err) {
@@ -87,7 +86,7 @@ zs_status zs_bench_exchange(zs_bench *bench, zs_error *err) {
         double moved = 1e-9 * bytes * bench->comm->pod.size;
         zs_bench_field fields[] = {{"message_bytes", bytes},
                                    {"us_per_round", ours * 1e6},
-                                   {"gb_per_s_per_rank", moved / ours},
+                                   {"gb_per_s", moved / ours},
                                    {"of_plain_alltoallv", plain / ours}};
         zs_bench_report(bench, "exchange", fields, 4);
         zs_free(message);
@@ -103,24 +102,25 @@ zs_status zs_bench_allreduce(zs_bench *bench, zs_error *err) {
     int64_t count = float_count(bench);
     float *values = ZS_NEW(float, count);
     zs_reducer *reducer = zs_reducer_create(bench->comm, count, 1 << 20);
-    double ours = INFINITY, plain = INFINITY;
-    for (int round = 0; round < 5; round++) {
+    double ours[LARGE_ROUNDS], plain[LARGE_ROUNDS];
+    for (int round = 0; round < LARGE_ROUNDS; round++) {
         barrier(bench);
         double start = zs_seconds();
         zs_reducer_ready(reducer, values, 0, count);
         zs_reducer_finish(reducer, values);
         zs_reducer_gather(reducer, values);
-        ours = fmin(ours, slowest(bench, zs_seconds() - start));
+        ours[round] = slowest(bench, zs_seconds() - start);
         barrier(bench);
         start = zs_seconds();
         MPI_Allreduce(MPI_IN_PLACE, values, (int)count, MPI_FLOAT, MPI_SUM, bench->comm->world.comm);
-        plain = fmin(plain, slowest(bench, zs_seconds() - start));
+        plain[round] = slowest(bench, zs_seconds() - start);
     }
     zs_reducer_destroy(reducer);
     zs_free(values);
-    double size = 4e-9 * (double)count;
-    zs_bench_field fields[] = {
-        {"megabytes", size * 1e3}, {"gb_per_s", size / ours}, {"of_plain_allreduce", plain / ours}};
+    double size = 4e-9 * (double)count, seconds = zs_bench_median(ours, LARGE_ROUNDS);
+    zs_bench_field fields[] = {{"megabytes", size * 1e3},
+                               {"gb_per_s", size / seconds},
+                               {"of_plain_allreduce", zs_bench_median(plain, LARGE_ROUNDS) / seconds}};
     zs_bench_report(bench, "allreduce", fields, bench->comm->world.size > 1 ? 3 : 1);
     return ZS_OK;
 }
@@ -132,27 +132,27 @@ static void bench_weights(zs_bench *bench, zs_dtype dtype, MPI_Comm plain_comm, 
     const zs_comm *comm = bench->comm;
     int64_t count = float_count(bench), bytes = count * zs_dtype_size(dtype);
     zs_weights *weights = zs_weights_create(comm, count, 1 << 20, dtype);
-    double ours = INFINITY, plain = INFINITY;
-    for (int round = 0; round < 5; round++) {
+    double ours[LARGE_ROUNDS], plain[LARGE_ROUNDS];
+    for (int round = 0; round < LARGE_ROUNDS; round++) {
         barrier(bench);
         double start = zs_seconds();
         zs_weights_begin(weights, values);
         zs_weights_finish(weights);
-        ours = fmin(ours, slowest(bench, zs_seconds() - start));
+        ours[round] = slowest(bench, zs_seconds() - start);
         barrier(bench);
         start = zs_seconds();
         if (plain_comm != MPI_COMM_NULL)
             MPI_Bcast(values, (int)count, dtype == ZS_F32 ? MPI_FLOAT : MPI_UINT16_T, 0, plain_comm);
-        plain = fmin(plain, slowest(bench, zs_seconds() - start));
+        plain[round] = slowest(bench, zs_seconds() - start);
     }
     zs_weights_destroy(weights);
-    double size = 1e-9 * (double)bytes;
-    zs_bench_field fields[] = {{"megabytes", size * 1e3},
-                               {"seconds", ours},
-                               {"gb_per_s", size / ours},
-                               {"of_plain_bcast", plain / ours}};
-    zs_bench_report(bench, dtype == ZS_F32 ? "broadcast" : "broadcast_bf16", fields,
-                    comm->world.size > 1 ? 4 : 1);
+    double size = 1e-9 * (double)bytes, seconds = zs_bench_median(ours, LARGE_ROUNDS);
+    zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
+                               {"megabytes", size * 1e3},
+                               {"seconds", seconds},
+                               {"gb_per_s", size / seconds},
+                               {"of_plain_bcast", zs_bench_median(plain, LARGE_ROUNDS) / seconds}};
+    zs_bench_report(bench, "broadcast", fields, comm->world.size > 1 ? 5 : 2);
 }
 
 zs_status zs_bench_broadcast(zs_bench *bench, zs_error *err) {
@@ -165,8 +165,8 @@ zs_status zs_bench_broadcast(zs_bench *bench, zs_error *err) {
     MPI_Comm plain_comm;
     MPI_Comm_split(comm->pod.comm, takes_part ? 0 : MPI_UNDEFINED, root ? 0 : 1 + comm->pod.rank,
                    &plain_comm);
-    bench_weights(bench, ZS_F32, plain_comm, values);
-    bench_weights(bench, ZS_BF16, plain_comm, values);
+    if (bench->dtype != ZS_BF16) bench_weights(bench, ZS_F32, plain_comm, values);
+    if (bench->dtype != ZS_F32) bench_weights(bench, ZS_BF16, plain_comm, values);
     if (plain_comm != MPI_COMM_NULL) MPI_Comm_free(&plain_comm);
     zs_free(values);
     return ZS_OK;

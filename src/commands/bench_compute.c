@@ -1,5 +1,6 @@
 /* bench: what one rank computes. */
 #include "bench.h"
+#include "machine.h"
 
 #include "zerosearch/engine.h"
 #include "zerosearch/kernels.h"
@@ -7,9 +8,7 @@
 #include "zerosearch/memory.h"
 #include "zerosearch/strings.h"
 
-#include <math.h>
 #include <string.h>
-#include <time.h>
 
 /* Weights that take part in a matrix product for each token; the embedding is looked up, the head is not. */
 static double matrix_params(const zs_model_config *c) {
@@ -57,37 +56,54 @@ static zs_model *random_model(const zs_bench *bench, zs_dtype dtype) {
     return model;
 }
 
-/* Gemm: each product of a layer, at the row counts of a training batch and of the decode batches. */
+/* Gemm: each product of a layer, at the row counts of a training batch and of the decode batches. Weights
+ * come from memory, as in a model: each call takes the next of as many matrices as no cache holds. */
 
 typedef struct gemm_work {
-    int64_t m, n, k;
-    float *a, *b, *c;
-    int repeats;
+    int64_t m, n, k, copies, next;
+    zs_dtype dtype;
+    float *a, *c, *widened; /* widened: of a bf16 product */
+    char *weights;          /* [copies, n, k] */
+    int threads, repeats;
 } gemm_work;
 
 static void one_gemm(void *context) {
-    const gemm_work *w = context;
-    for (int i = 0; i < w->repeats; i++)
-        zs_gemm_nt(w->m, w->n, w->k, w->a, w->b, 0, w->c);
+    gemm_work *w = context;
+    for (int i = 0; i < w->repeats; i++) {
+        const char *b = w->weights + w->next * w->n * w->k * zs_dtype_size(w->dtype);
+        w->next = (w->next + 1) % w->copies;
+        if (w->dtype == ZS_BF16)
+            zs_gemm_nt_bf16(w->m, w->n, w->k, w->a, (const uint16_t *)b, 0, w->c, w->widened, w->threads);
+        else
+            zs_gemm_nt(w->m, w->n, w->k, w->a, (const float *)b, 0, w->c);
+    }
 }
 
-static void gemm_row(const zs_bench *bench, const char *what, int64_t m, int64_t n, int64_t k) {
-    gemm_work w = {.m = m, .n = n, .k = k};
+static void gemm_row(const zs_bench *bench, const char *what, zs_dtype dtype, int64_t m, int64_t n,
+                     int64_t k) {
     double flops = 2.0 * (double)m * (double)n * (double)k;
+    int64_t bytes = n * k * zs_dtype_size(dtype), most = 2 * zs_machine_cache(3);
+    gemm_work w = {.m = m, .n = n, .k = k, .dtype = dtype, .threads = bench->threads};
+    w.copies = 1 + most / bytes;
     w.repeats = 1 + (int)(1e8 / flops);
     w.a = ZS_NEW(float, m *k);
-    w.b = ZS_NEW(float, n *k);
     w.c = ZS_NEW(float, m *n);
-    double seconds = zs_bench_best(one_gemm, &w, 5) / w.repeats;
-    zs_bench_field fields[] = {{"rows", (double)m},
+    w.weights = zs_alloc(w.copies, (size_t)bytes);
+    w.widened = ZS_NEW(float, dtype == ZS_BF16 ? zs_gemm_bf16_work() * w.threads : 0);
+    double seconds = zs_bench_time(one_gemm, &w, 3, 15, 0.2).wall / w.repeats;
+    zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
+                               {"rows", (double)m},
                                {"out", (double)n},
                                {"in", (double)k},
                                {"gflops", flops / seconds * 1e-9},
-                               {"of_best_gemm", flops / seconds * 1e-9 / bench->best_gflops}};
-    zs_bench_report(bench, what, fields, 5);
+                               {"gb_per_s", (double)bytes / seconds * 1e-9},
+                               {"of_best_gemm", flops / seconds * 1e-9 / bench->best_gflops},
+                               {"of_best_read", (double)bytes / seconds * 1e-9 / bench->best_read}};
+    zs_bench_report(bench, what, fields, 8);
     zs_free(w.a);
-    zs_free(w.b);
     zs_free(w.c);
+    zs_free(w.weights);
+    zs_free(w.widened);
 }
 
 zs_status zs_bench_gemm(zs_bench *bench, zs_error *err) {
@@ -97,13 +113,16 @@ zs_status zs_bench_gemm(zs_bench *bench, zs_error *err) {
     int64_t rows[BENCH_MAX_BATCHES + 1] = {bench->seq}, num_rows = 1;
     for (int i = 0; i < bench->num_batches; i++)
         rows[num_rows++] = bench->batches[i];
-    for (int64_t i = 0; i < num_rows; i++) {
-        gemm_row(bench, "gemm_qkv", rows[i], heads + 2 * c->num_key_value_heads * c->head_dim,
-                 c->hidden_size);
-        gemm_row(bench, "gemm_o", rows[i], c->hidden_size, heads);
-        gemm_row(bench, "gemm_up", rows[i], 2 * c->intermediate_size, c->hidden_size);
-        gemm_row(bench, "gemm_down", rows[i], c->hidden_size, c->intermediate_size);
-        gemm_row(bench, "gemm_head", rows[i], c->vocab_size, c->hidden_size);
+    for (int d = 0; d < bench->num_dtypes; d++) {
+        zs_dtype dtype = bench->dtypes[d];
+        for (int64_t i = 0; i < num_rows; i++) {
+            gemm_row(bench, "gemm_qkv", dtype, rows[i], heads + 2 * c->num_key_value_heads * c->head_dim,
+                     c->hidden_size);
+            gemm_row(bench, "gemm_o", dtype, rows[i], c->hidden_size, heads);
+            gemm_row(bench, "gemm_up", dtype, rows[i], 2 * c->intermediate_size, c->hidden_size);
+            gemm_row(bench, "gemm_down", dtype, rows[i], c->hidden_size, c->intermediate_size);
+            gemm_row(bench, "gemm_head", dtype, rows[i], c->vocab_size, c->hidden_size);
+        }
     }
     return ZS_OK;
 }
@@ -116,19 +135,16 @@ typedef struct train_work {
     zs_batch batch;
     float *coefficient, *grads, *m, *v;
     int64_t step;
-    double cpu; /* least CPU seconds of an update, all threads: what a busy machine does not stretch */
 } train_work;
 
 static void one_update(void *context) {
     train_work *w = context;
-    clock_t start = clock();
     memset(w->grads, 0, (size_t)w->model->num_params * sizeof(float));
     zs_model_forward(w->model, w->workspace, &w->batch);
     zs_model_head(w->model, w->workspace, &w->batch, 1, NULL, NULL, w->coefficient, w->grads);
     zs_model_backward(w->model, w->workspace, &w->batch, w->grads, NULL, NULL);
     zs_adamw settings = {1e-6, 0.9, 0.999, 1e-8, 0.01};
     zs_adamw_update(w->model->num_params, ++w->step, settings, 1, w->grads, w->model->params, w->m, w->v);
-    w->cpu = fmin(w->cpu, (double)(clock() - start) / CLOCKS_PER_SEC);
 }
 
 zs_status zs_bench_train(zs_bench *bench, zs_error *err) {
@@ -144,25 +160,23 @@ zs_status zs_bench_train(zs_bench *bench, zs_error *err) {
         train_work w = {.model = model,
                         .workspace = zs_workspace_create(&bench->config, tokens, true, false),
                         .batch = {sequences, tokens, offsets, ids},
-                        .cpu = INFINITY,
                         .coefficient = ZS_NEW(float, tokens),
                         .grads = ZS_NEW(float, model->num_params),
                         .m = ZS_NEW(float, model->num_params),
                         .v = ZS_NEW(float, model->num_params)};
         for (int64_t i = 0; i < tokens; i++)
             w.coefficient[i] = -1.0f / (float)tokens;
-        double seconds = zs_bench_best(one_update, &w, 2); /* the first one meets fresh pages */
-        seconds =
-            fmin(seconds, zs_bench_best(one_update, &w, seconds < 0.3 ? (int)(1 / (seconds + 0.02)) : 1));
+        /* CPU seconds are what a busy machine does not stretch */
+        zs_bench_seconds seconds = zs_bench_time(one_update, &w, 3, 15, 2);
         double flops = 3 * (double)tokens *
                        (2 * matrix_params(&bench->config) +
                         attention_flops(&bench->config, (double)(bench->seq + 1) / 2));
         zs_bench_field fields[] = {{"batch", (double)sequences},
                                    {"seq", (double)bench->seq},
-                                   {"tokens_per_s", (double)tokens / seconds},
-                                   {"tokens_per_cpu_s", (double)tokens / w.cpu},
-                                   {"gflops", flops / seconds * 1e-9},
-                                   {"of_best_gemm", flops / seconds * 1e-9 / bench->best_gflops}};
+                                   {"tokens_per_s", (double)tokens / seconds.wall},
+                                   {"tokens_per_cpu_s", (double)tokens / seconds.cpu},
+                                   {"gflops", flops / seconds.wall * 1e-9},
+                                   {"of_best_gemm", flops / seconds.wall * 1e-9 / bench->best_gflops}};
         zs_bench_report(bench, "train", fields, 6);
         zs_workspace_destroy(w.workspace);
         float *all[] = {w.coefficient, w.grads, w.m, w.v};
@@ -178,6 +192,7 @@ zs_status zs_bench_train(zs_bench *bench, zs_error *err) {
 /* Prefill and decode. */
 
 typedef struct generation {
+    const zs_bench *bench;
     zs_engine *engine;
     int32_t *prompt;
     int64_t length;
@@ -185,7 +200,7 @@ typedef struct generation {
 
 static generation start_generation(const zs_bench *bench, const zs_model *model, int64_t batch,
                                    int64_t fresh) {
-    generation g = {.length = bench->prompt + fresh};
+    generation g = {.bench = bench, .length = bench->prompt + fresh};
     zs_engine_options options = {.max_batch = batch, .max_length = g.length};
     options.cache_tokens = batch * (g.length + 16); /* whole pages each, and a shared tail */
     g.engine = zs_engine_create(model, NULL, &options);
@@ -210,19 +225,18 @@ static void end_generation(generation *g) {
     zs_free(g->prompt);
 }
 
+static void one_prefill(void *context) {
+    generation *g = context;
+    submit(g->bench, g, -1, 0, 1);
+    while (zs_engine_step(g->engine) > 0)
+        ;
+    zs_engine_release(g->engine, zs_engine_next_finished(g->engine, NULL));
+}
+
 static void prefill(const zs_bench *bench, zs_dtype dtype) {
     zs_model *model = random_model(bench, dtype);
     generation g = start_generation(bench, model, 1, 1);
-    double best = INFINITY;
-    for (int i = 0; i < 4; i++) {
-        submit(bench, &g, -1, i, 1);
-        double start = zs_seconds();
-        while (zs_engine_step(g.engine) > 0)
-            ;
-        double seconds = zs_seconds() - start;
-        best = seconds < best ? seconds : best;
-        zs_engine_release(g.engine, zs_engine_next_finished(g.engine, NULL));
-    }
+    double seconds = zs_bench_time(one_prefill, &g, 4, 15, 2).wall;
     double head = (double)(bench->config.hidden_size * bench->config.vocab_size);
     double flops =
         (double)bench->prompt * (2 * (matrix_params(&bench->config) - head) +
@@ -230,9 +244,9 @@ static void prefill(const zs_bench *bench, zs_dtype dtype) {
         2 * head;
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
                                {"prompt", (double)bench->prompt},
-                               {"tokens_per_s", (double)bench->prompt / best},
-                               {"gflops", flops / best * 1e-9},
-                               {"of_best_gemm", flops / best * 1e-9 / bench->best_gflops}};
+                               {"tokens_per_s", (double)bench->prompt / seconds},
+                               {"gflops", flops / seconds * 1e-9},
+                               {"of_best_gemm", flops / seconds * 1e-9 / bench->best_gflops}};
     zs_bench_report(bench, "prefill", fields, 5);
     end_generation(&g);
     zs_model_destroy(model);
@@ -245,34 +259,43 @@ zs_status zs_bench_prefill(zs_bench *bench, zs_error *err) {
     return ZS_OK;
 }
 
-/* Sequences of one shared prompt, timed from when all of them decode. */
-static void decode(const zs_bench *bench, zs_dtype dtype, const zs_model *model, int64_t batch) {
+/* Sequences of one shared prompt, timed from when all of them decode, step by step; sampling counts too. A
+ * slow machine stops early. */
+static void decode(zs_bench *bench, zs_dtype dtype, const zs_model *model, int64_t batch) {
     const zs_model_config *c = &bench->config;
-    int64_t fresh = bench->fresh + 2, steps = 0, tokens = 0;
+    enum { LEAST_STEPS = 8, SECONDS = 12 };
+    int64_t fresh = bench->fresh + 2, steps = 0;
+    double *seconds = ZS_NEW(double, fresh);
+    bench->best_read = zs_machine_read_rate();
     generation g = start_generation(bench, model, batch, fresh);
     for (int64_t i = 0; i < batch; i++)
         submit(bench, &g, 0, i, fresh);
     while (zs_engine_get_stats(g.engine).decode_tokens < batch)
         zs_engine_step(g.engine);
-    double start = zs_seconds();
-    for (int64_t computed; (computed = zs_engine_step(g.engine)) == batch; steps++)
-        tokens += computed;
-    double seconds = zs_seconds() - start;
-    double keys = (double)bench->prompt + (double)bench->fresh / 2;
-    double flops = (double)tokens * (2 * matrix_params(c) + attention_flops(c, keys));
+    double begin = zs_seconds(), start = begin;
+    while ((steps < LEAST_STEPS || start - begin < SECONDS) && zs_engine_step(g.engine) == batch) {
+        double now = zs_seconds();
+        seconds[steps++] = now - start;
+        start = now;
+    }
+    double step = zs_bench_median(seconds, steps);
+    double keys = (double)bench->prompt + (double)steps / 2;
+    double flops = (double)batch * (2 * matrix_params(c) + attention_flops(c, keys));
     double bytes =
-        (double)zs_dtype_size(dtype) * (double)steps * matrix_params(c) +
-        8 * (double)tokens * keys * (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
+        (double)zs_dtype_size(dtype) * matrix_params(c) +
+        8 * (double)batch * keys * (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
                                {"batch", (double)batch},
                                {"prompt", (double)bench->prompt},
-                               {"tokens_per_s", (double)tokens / seconds},
-                               {"ms_per_step", seconds / (double)steps * 1e3},
-                               {"gflops", flops / seconds * 1e-9},
-                               {"gb_per_s", bytes / seconds * 1e-9},
-                               {"of_best_gemm", flops / seconds * 1e-9 / bench->best_gflops},
-                               {"of_best_read", bytes / seconds * 1e-9 / bench->best_read}};
-    zs_bench_report(bench, "decode", fields, 9);
+                               {"new", (double)steps},
+                               {"tokens_per_s", (double)batch / step},
+                               {"ms_per_step", step * 1e3},
+                               {"gflops", flops / step * 1e-9},
+                               {"gb_per_s", bytes / step * 1e-9},
+                               {"of_best_gemm", flops / step * 1e-9 / bench->best_gflops},
+                               {"of_best_read", bytes / step * 1e-9 / bench->best_read}};
+    zs_bench_report(bench, "decode", fields, 10);
+    zs_free(seconds);
     end_generation(&g);
 }
 

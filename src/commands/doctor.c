@@ -33,20 +33,6 @@ static void describe_affinity(zs_string *out) {
     }
 }
 
-static void describe_processor(char out[128]) {
-    snprintf(out, 128, "unknown");
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    char line[512];
-    while (file && fgets(line, sizeof line, file)) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-        line[strcspn(line, "\n")] = '\0';
-        snprintf(out, 128, "%.120s", colon + 1 + strspn(colon + 1, " "));
-        break;
-    }
-    if (file) fclose(file);
-}
-
 static void describe_environment(json_t *report) {
     static const char *const names[] = {"OMP_NUM_THREADS",   "OMP_PROC_BIND",        "OMP_PLACES",
                                         "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "ZS_KEEP_CORETYPE"};
@@ -138,7 +124,7 @@ static json_t *examine(const zs_comm *comm) {
     unsigned major = 0, minor = 0, release = 0;
     int length = 0;
     json_t *report = json_object();
-    describe_processor(processor);
+    zs_machine_processor(processor);
     json_object_set_new(report, "processor", json_string(processor));
     json_object_set_new(report, "cores_online", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
     json_object_set_new(report, "cores_of_rank_0", json_integer(zs_machine_cores()));
@@ -206,7 +192,7 @@ static const zs_option options[] = {{"json", NULL, "one JSON object instead of w
 
 const zs_command zs_command_doctor = {
     "doctor", "what this machine has: cores, binding, BLAS kernel and its rate, bandwidth, MPI, HDF5",
-    "Rates are measured on rank 0 in about two seconds: sgemm in GFlop/s of one core with OpenBLAS's own "
+    "Rates are measured on rank 0 in some seconds: sgemm in GFlop/s of one core with OpenBLAS's own "
     "choice of\n"
     "kernel and with others (OPENBLAS_CORETYPE), reading from memory in GB/s.\n",
     options, run, false};

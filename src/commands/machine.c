@@ -1,10 +1,7 @@
 #include "machine.h"
 
-#include "zerosearch/kernels.h"
-#include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 
-#include <cblas.h>
 #include <omp.h>
 #include <sched.h>
 #include <stdio.h>
@@ -94,52 +91,7 @@ void zs_machine_set_threads(const zs_comm *comm, zs_string *out) {
     zs_string_printf(out, "; BLAS kernel %s", zs_machine_kernel());
 }
 
-/* Rates. */
-
-double zs_machine_sgemm_rate(void) {
-    enum { N = 512 };
-    float *a = ZS_NEW(float, N *N), *b = ZS_NEW(float, N *N), *c = ZS_NEW(float, N *N);
-    for (int i = 0; i < N * N; i++) {
-        a[i] = (float)(i % 13) * 0.1f;
-        b[i] = (float)(i % 7) * 0.1f;
-    }
-    double best = 1e30, begin = zs_seconds();
-    for (int run = 0; run < 4 || (run < 200 && zs_seconds() - begin < 0.3); run++) {
-        double start = zs_seconds();
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, N, N, N, 1, a, N, b, N, 0, c, N);
-        double spent = zs_seconds() - start;
-        best = spent < best ? spent : best;
-    }
-    zs_free(a);
-    zs_free(b);
-    zs_free(c);
-    return 2e-9 * N * N * N / best;
-}
-
-double zs_machine_read_rate(void) {
-    const int64_t count = INT64_C(1) << 26, block = INT64_C(1) << 12;
-    float *data = ZS_NEW(float, count);
-    double best = 1e30;
-    volatile float sink;
-    for (int run = 0; run < 4; run++) {
-        double start = zs_seconds();
-        float sum = 0;
-#pragma omp parallel for reduction(+ : sum) schedule(static)
-        for (int64_t begin = 0; begin < count; begin += block) {
-            float part = 0;
-#pragma omp simd reduction(+ : part)
-            for (int64_t i = begin; i < begin + block; i++)
-                part += data[i];
-            sum += part;
-        }
-        sink = sum;
-        double spent = zs_seconds() - start;
-        best = spent < best ? spent : best;
-    }
-    (void)sink;
-    zs_free(data);
-    return 1e-9 * (double)count * sizeof *data / best;
-}
+/* Trial of a kernel. */
 
 int zs_machine_measure_main(void) {
     printf("%s %.6g\n", zs_machine_kernel(), zs_machine_sgemm_rate());

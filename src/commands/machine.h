@@ -18,11 +18,17 @@ int zs_machine_cores(void); /* that this process may run on */
  * the same cores share them out. Puts one line about it into `out`. Collective on the node. */
 void zs_machine_set_threads(const zs_comm *comm, zs_string *out);
 
-double zs_machine_sgemm_rate(void); /* GFlop/s of a 512^3 product, best of several */
-double zs_machine_read_rate(void);  /* GB/s of reading 256 MiB, best of several */
+/* What the machine can do at best, on the threads that OpenMP and BLAS have now; a second or two. */
+double zs_machine_sgemm_rate(void); /* GFlop/s of the best run of the best of several shapes up to 2048^3 */
+double zs_machine_read_rate(void);  /* GB/s of reading more than the caches hold, best of several runs */
 
-/* Runs this program on one thread with the given OPENBLAS_CORETYPE (NULL: none) to measure its product; false: it could
- * not. `kernel` is what OpenBLAS made of the wish. */
+/* What the machine is: "Intel(R) Xeon(R) ...", "unknown" where the system does not say; bytes of the data
+ * cache of level 1 to 3, 0 where there is none. */
+void zs_machine_processor(char out[128]);
+int64_t zs_machine_cache(int level);
+
+/* Runs this program on one thread with the given OPENBLAS_CORETYPE (NULL: none) to measure its product;
+ * false: it could not. `kernel` is what OpenBLAS made of the wish. */
 bool zs_machine_try_kernel(const char *wish, char kernel[64], double *rate);
 /* What such a child does: prints kernel and rate. */
 int zs_machine_measure_main(void);
