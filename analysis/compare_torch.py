@@ -5,8 +5,9 @@
 
 PyTorch runs eagerly in f32, written as the public model code has it: separate q, k and v projections, attention by
 matmul and softmax, cross entropy over all logits, torch.optim.AdamW. It gets the BLAS kernel and the vector level
-that a trial shows to be the fastest for it. Each round times one and then the other (each the best of a few updates);
-the table gives medians over the rounds, the ratio being the median of the rounds' ratios. Where others use the machine
+that a trial shows to be the fastest for it; --as-it-comes leaves it those that it takes of its own. Each round times
+one and then the other (each the median of a few updates); the table gives medians over the rounds, the ratio being the
+median of the rounds' ratios. Where others use the machine
 too, look at the tokens per CPU second, on one thread: time spent waiting for a core is not in them.
 
 Needs PyTorch: on Debian and Ubuntu `apt-get install python3-torch`, then run by /usr/bin/python3.
@@ -50,7 +51,7 @@ def best_of(work, times, clock=time.perf_counter):
 
 
 class Clocks:
-    """Runs something a few times: the least seconds that passed, and the least that all threads computed."""
+    """Runs something a few times: the median of the seconds that passed, and of those that all threads computed."""
 
     def __init__(self, work, times):
         runs = []
@@ -58,15 +59,15 @@ class Clocks:
             start, cpu = time.perf_counter(), time.process_time()
             work()
             runs.append((time.perf_counter() - start, time.process_time() - cpu))
-        self.wall, self.cpu = (min(column) for column in zip(*runs))
+        self.wall, self.cpu = (statistics.median(column) for column in zip(*runs))
 
 
 def sgemm_rate(torch, clock=time.perf_counter):
     """Best GFLOP/s of torch.mm."""
     rates = []
-    for n in (512, 1024):
+    for n in (512, 1024, 2048):
         a, b, c = torch.rand(n, n), torch.rand(n, n), torch.empty(n, n)
-        rates.append(2e-9 * n ** 3 / best_of(lambda: torch.mm(a, b.t(), out=c), 20, clock))
+        rates.append(2e-9 * n ** 3 / best_of(lambda: torch.mm(a, b.t(), out=c), 20 if n < 2048 else 3, clock))
     return max(rates)
 
 
@@ -224,7 +225,7 @@ def compare(torch, options, case):
         wall.append((own, tokens / theirs.wall))
         cpu.append((own_cpu, tokens / theirs.cpu))
         limits += [limit, sgemm_rate(torch)]
-        cpu_limit = max(cpu_limit, sgemm_rate(torch, time.process_time))
+        cpu_limit = max(cpu_limit, sgemm_rate(torch, time.process_time), limit / options.threads)
         print("# %s round %d: %.4g and %.4g tok/s, %.4g and %.4g tok/CPU s" % (
             shape, round_number + 1, *wall[-1], *cpu[-1]), file=sys.stderr)
     row = "| %s | %d | %d x %d |" % (shape, layers, batch, seq)
@@ -248,6 +249,7 @@ def main():
     parser.add_argument("--case", action="append", type=read_case, metavar="SHAPE:LAYERS:BATCH:SEQ")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--as-it-comes", action="store_true", help="PyTorch's own choice of BLAS kernel")
     parser.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trial:
@@ -255,7 +257,7 @@ def main():
     if "COMPARE_TORCH_CHOSEN" not in os.environ:  # libraries read their settings when they load: start anew
         import_torch()
         environment = dict(os.environ, COMPARE_TORCH_CHOSEN="1", OMP_NUM_THREADS=str(options.threads))
-        for variable, value in best_environment().items():
+        for variable, value in ({} if options.as_it_comes else best_environment()).items():
             environment.pop(variable, None)
             if value:
                 environment[variable] = value

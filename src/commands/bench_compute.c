@@ -29,101 +29,115 @@ static void random_ids(int32_t *ids, int64_t count, int64_t vocab) {
         ids[i] = (int32_t)zs_rng_below(&rng, vocab);
 }
 
-/* bf16 numbers are made in place: an f32 model to round would be the larger part of the memory. */
-static void fill_bf16(zs_model *model) {
+/* Numbers are made in place, by all threads: drawing them as `init` does would take longer than the
+ * measurement, and an f32 model to round to bf16 would be the larger part of the memory. */
+static void fill(zs_model *model, zs_dtype dtype) {
     for (int t = 0; t < model->num_tensors; t++) {
         const zs_tensor *tensor = &model->tensors[t];
         bool norm = strstr(tensor->name, "norm") != NULL, matrix = tensor->num_dims == 2;
-        uint16_t *to = model->params_bf16 + tensor->offset;
 #pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < tensor->rows * tensor->cols; i++) {
-            uint32_t hash = ((uint32_t)(tensor->offset + i) * 2654435761u) ^ 0x9e3779b9u;
+        for (int64_t i = tensor->offset; i < tensor->offset + tensor->rows * tensor->cols; i++) {
+            uint32_t hash = ((uint32_t)i * 2654435761u) ^ 0x9e3779b9u;
             float uniform = (float)(hash >> 8) * 0x1p-24f - 0.5f;
-            to[i] = zs_f32_to_bf16(matrix ? 0.07f * uniform : norm ? 1.0f : 0.0f);
+            float value = matrix ? 0.07f * uniform : norm ? 1.0f : 0.0f;
+            if (dtype == ZS_BF16)
+                model->params_bf16[i] = zs_f32_to_bf16(value);
+            else
+                model->params[i] = value;
         }
     }
-    zs_model_widen_vectors(model);
+    if (dtype == ZS_BF16) zs_model_widen_vectors(model);
 }
 
 static zs_model *random_model(const zs_bench *bench, zs_dtype dtype) {
     zs_model *model =
         dtype == ZS_BF16 ? zs_model_create_bf16(&bench->config) : zs_model_create(&bench->config);
-    if (dtype == ZS_BF16)
-        fill_bf16(model);
-    else
-        zs_model_init(model, 1);
+    fill(model, dtype);
     model->config.num_eos = 0; /* nothing ends early */
     return model;
 }
 
 /* Gemm: each product of a layer, at the row counts of a training batch and of the decode batches. Weights
- * come from memory, as in a model: each call takes the next of as many matrices as no cache holds. */
+ * come from memory, as in a model: calls go through a pool that no cache holds. */
+
+typedef struct gemm_pool { /* of weights, and work memory of a bf16 product */
+    zs_dtype dtype;
+    int64_t count;
+    char *weights; /* [count] */
+    float *widened;
+    int threads;
+} gemm_pool;
 
 typedef struct gemm_work {
-    int64_t m, n, k, copies, next;
-    zs_dtype dtype;
-    float *a, *c, *widened; /* widened: of a bf16 product */
-    char *weights;          /* [copies, n, k] */
-    int threads, repeats;
+    const gemm_pool *pool;
+    int64_t m, n, k, begin; /* begin: where in the pool the next weights are */
+    float *a, *c;
+    int repeats;
 } gemm_work;
 
 static void one_gemm(void *context) {
     gemm_work *w = context;
+    const gemm_pool *pool = w->pool;
     for (int i = 0; i < w->repeats; i++) {
-        const char *b = w->weights + w->next * w->n * w->k * zs_dtype_size(w->dtype);
-        w->next = (w->next + 1) % w->copies;
-        if (w->dtype == ZS_BF16)
-            zs_gemm_nt_bf16(w->m, w->n, w->k, w->a, (const uint16_t *)b, 0, w->c, w->widened, w->threads);
+        if (w->begin + w->n * w->k > pool->count) w->begin = 0;
+        const char *b = pool->weights + w->begin * zs_dtype_size(pool->dtype);
+        w->begin += w->n * w->k;
+        if (pool->dtype == ZS_BF16)
+            zs_gemm_nt_bf16(w->m, w->n, w->k, w->a, (const uint16_t *)b, 0, w->c, pool->widened,
+                            pool->threads);
         else
             zs_gemm_nt(w->m, w->n, w->k, w->a, (const float *)b, 0, w->c);
     }
 }
 
-static void gemm_row(const zs_bench *bench, const char *what, zs_dtype dtype, int64_t m, int64_t n,
+static void gemm_row(const zs_bench *bench, const gemm_pool *pool, const char *what, int64_t m, int64_t n,
                      int64_t k) {
     double flops = 2.0 * (double)m * (double)n * (double)k;
-    int64_t bytes = n * k * zs_dtype_size(dtype), most = 2 * zs_machine_cache(3);
-    gemm_work w = {.m = m, .n = n, .k = k, .dtype = dtype, .threads = bench->threads};
-    w.copies = 1 + most / bytes;
-    w.repeats = 1 + (int)(1e8 / flops);
+    double bytes = (double)(n * k * zs_dtype_size(pool->dtype));
+    gemm_work w = {.pool = pool, .m = m, .n = n, .k = k, .repeats = 1 + (int)(1e8 / flops)};
     w.a = ZS_NEW(float, m *k);
     w.c = ZS_NEW(float, m *n);
-    w.weights = zs_alloc(w.copies, (size_t)bytes);
-    w.widened = ZS_NEW(float, dtype == ZS_BF16 ? zs_gemm_bf16_work() * w.threads : 0);
     double seconds = zs_bench_time(one_gemm, &w, 3, 15, 0.2).wall / w.repeats;
-    zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
+    zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(pool->dtype)},
                                {"rows", (double)m},
                                {"out", (double)n},
                                {"in", (double)k},
                                {"gflops", flops / seconds * 1e-9},
-                               {"gb_per_s", (double)bytes / seconds * 1e-9},
+                               {"gb_per_s", bytes / seconds * 1e-9},
                                {"of_best_gemm", flops / seconds * 1e-9 / bench->best_gflops},
-                               {"of_best_read", (double)bytes / seconds * 1e-9 / bench->best_read}};
+                               {"of_best_read", bytes / seconds * 1e-9 / bench->best_read}};
     zs_bench_report(bench, what, fields, 8);
     zs_free(w.a);
     zs_free(w.c);
-    zs_free(w.weights);
-    zs_free(w.widened);
+}
+
+static void gemm_rows(const zs_bench *bench, const gemm_pool *pool, int64_t rows) {
+    const zs_model_config *c = &bench->config;
+    int64_t heads = c->num_attention_heads * c->head_dim, kv_heads = c->num_key_value_heads * c->head_dim;
+    gemm_row(bench, pool, "gemm_qkv", rows, heads + 2 * kv_heads, c->hidden_size);
+    gemm_row(bench, pool, "gemm_o", rows, c->hidden_size, heads);
+    gemm_row(bench, pool, "gemm_up", rows, 2 * c->intermediate_size, c->hidden_size);
+    gemm_row(bench, pool, "gemm_down", rows, c->hidden_size, c->intermediate_size);
+    gemm_row(bench, pool, "gemm_head", rows, c->vocab_size, c->hidden_size);
 }
 
 zs_status zs_bench_gemm(zs_bench *bench, zs_error *err) {
     (void)err;
     const zs_model_config *c = &bench->config;
-    int64_t heads = c->num_attention_heads * c->head_dim;
-    int64_t rows[BENCH_MAX_BATCHES + 1] = {bench->seq}, num_rows = 1;
-    for (int i = 0; i < bench->num_batches; i++)
-        rows[num_rows++] = bench->batches[i];
+    zs_model *layout = zs_model_layout(c);
     for (int d = 0; d < bench->num_dtypes; d++) {
-        zs_dtype dtype = bench->dtypes[d];
-        for (int64_t i = 0; i < num_rows; i++) {
-            gemm_row(bench, "gemm_qkv", dtype, rows[i], heads + 2 * c->num_key_value_heads * c->head_dim,
-                     c->hidden_size);
-            gemm_row(bench, "gemm_o", dtype, rows[i], c->hidden_size, heads);
-            gemm_row(bench, "gemm_up", dtype, rows[i], 2 * c->intermediate_size, c->hidden_size);
-            gemm_row(bench, "gemm_down", dtype, rows[i], c->hidden_size, c->intermediate_size);
-            gemm_row(bench, "gemm_head", dtype, rows[i], c->vocab_size, c->hidden_size);
-        }
+        gemm_pool pool = {.dtype = bench->dtypes[d], .threads = bench->threads};
+        pool.count = 2 * zs_machine_cache(3) / zs_dtype_size(pool.dtype);
+        if (pool.count < layout->num_params) pool.count = layout->num_params; /* any matrix is smaller */
+        pool.weights = zs_alloc(pool.count, (size_t)zs_dtype_size(pool.dtype));
+        pool.widened = ZS_NEW(float, pool.dtype == ZS_BF16 ? zs_gemm_bf16_work() * pool.threads : 0);
+        gemm_rows(bench, &pool, bench->seq);
+        for (int i = 0; i < bench->num_batches; i++)
+            gemm_rows(bench, &pool, bench->batches[i]);
+        zs_free(pool.weights);
+        zs_free(pool.widened);
     }
+    zs_model_destroy(layout);
     return ZS_OK;
 }
 

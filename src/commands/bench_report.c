@@ -27,9 +27,14 @@ static const limit limits[] = {
 };
 #define NUM_LIMITS ((int)(sizeof limits / sizeof *limits))
 
-/* What tells one row of a part from another. */
-static const char *const cases[] = {"rows",   "out", "in",       "batch",         "seq",
-                                    "prompt", "new", "passages", "message_bytes", "megabytes"};
+/* What tells one row of a part from another, and how it is said. */
+static const struct {
+    const char *name, *format;
+} cases[] = {
+    {"rows", "%.10g rows"},   {"out", "%.10g out"},           {"in", "%.10g in"},
+    {"batch", "batch %.10g"}, {"seq", "%.10g tokens each"},   {"prompt", "prompt %.10g"},
+    {"new", "%.10g new"},     {"passages", "%.10g passages"}, {"message_bytes", "messages of %.10g bytes"},
+    {"megabytes", "%.4g MB"}};
 #define NUM_CASES ((int)(sizeof cases / sizeof *cases))
 
 static double field(const zs_bench_field *fields, int count, const char *name) {
@@ -143,9 +148,10 @@ static void put_cell(FILE *table, double value) {
 static void put_case(FILE *table, const zs_bench_field *fields, int count) {
     const char *comma = "";
     for (int i = 0; i < NUM_CASES; i++) {
-        double value = field(fields, count, cases[i]);
+        double value = field(fields, count, cases[i].name);
         if (!isfinite(value)) continue;
-        fprintf(table, "%s %s %.6g", comma, cases[i], value);
+        fprintf(table, "%s ", comma);
+        fprintf(table, cases[i].format, value);
         comma = ",";
     }
     double weights = field(fields, count, "weight_bytes");
