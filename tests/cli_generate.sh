@@ -1,5 +1,5 @@
 #!/bin/bash
-# generate and bench as a user calls them. What the engine computes is test_engine's part.
+# generate as a user calls it. What the engine computes is test_engine's part.
 # shellcheck disable=SC2016
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT
@@ -157,33 +157,3 @@ check "a tokenizer beyond the model's vocabulary" bash -c '
     mkdir "$1/small" && cp "$1/model/"* "$1/small" && cp "$1/config.json" "$1/small"
     "$0" generate --model "$1/small" --prompt "the answer" >"$1/out" 2>"$1/err"
     [ $? -eq 1 ] && [ "$(grep -c "^error" "$1/err")" -eq 1 ]' "$ZS" "$T"
-
-"$ZS" bench gemm,train,prefill,decode --shape tiny --batch 1,3 --seq 24 --prompt 20 --new 6 --json >"$T/out" 2>"$T/err"
-check "bench runs" [ $? -eq 0 ]
-check "bench prints a JSON object a line" python3 -c '
-import json, sys
-lines = [json.loads(l) for l in open(sys.argv[1])]
-names = [l["bench"] for l in lines]
-assert names[0] == "machine" and names.count("train") == 2 and names.count("decode") == 2, names
-assert all(l.get("tokens_per_s", 1) > 0 and l.get("gflops", 1) > 0 for l in lines)' "$T/out"
-$ZS_MPIRUN -n 2 "$ZS" bench exchange,allreduce,broadcast,checkpoint --shape tiny --folder "$T" >"$T/out" 2>"$T/err"
-check "bench of two ranks" [ $? -eq 0 -a "$(wc -l <"$T/out")" -eq 7 ]
-check "bench leaves nothing behind" [ -z "$(ls "$T" | grep zerosearch-bench)" ]
-"$ZS" bench prefill,decode,drift --shape tiny --batch 2 --prompt 20 --new 6 --tokens 90 --dtype both --json \
-    >"$T/out" 2>"$T/err"
-check "bench compares f32 and bf16 weights" python3 -c '
-import json, sys
-lines = [json.loads(l) for l in open(sys.argv[1])]
-assert [l.get("weight_bytes") for l in lines if l["bench"] == "decode"] == [4, 2]
-assert [l.get("weight_bytes") for l in lines if l["bench"] == "prefill"] == [4, 2]
-drift = [l for l in lines if l["bench"] == "drift"][0]
-assert drift["tokens"] == 89 and 0 < drift["mean_abs"] < drift["max_abs"] < 0.1 and 0 < drift["kl"] < 1e-3
-' "$T/out"
-"$ZS" bench decode --dtype f16 >"$T/out" 2>"$T/err"
-check "bench of an unknown precision is wrong usage" [ $? -eq 2 ]
-"$ZS" bench drift --model "$T/nosuch" >"$T/out" 2>"$T/err"
-check "bench of a folder that is not there fails with its name" [ $? -eq 1 -a -n "$(grep nosuch "$T/err")" ]
-"$ZS" bench nosuch >"$T/out" 2>"$T/err"
-check "an unknown part" [ $? -eq 2 -a "$(grep -c '^error' "$T/err")" -eq 1 ]
-"$ZS" bench decode --batch 1,x >"$T/out" 2>"$T/err"
-check "a batch that is no number" [ $? -eq 2 -a "$(grep -c '^error' "$T/err")" -eq 1 ]

@@ -21,21 +21,21 @@ typedef struct zs_bench {
     int64_t tokens;             /* of text that drift scores */
     int threads;
     bool json, keep;    /* keep: leave the generated corpus and its index */
-    zs_dtype dtypes[2]; /* of the weights that prefill and decode run with */
+    zs_dtype dtypes[2]; /* of the weights that gemm, prefill and decode run with */
     int num_dtypes;
     const char *read;              /* of load: who reads */
-    zs_dtype dtype;                /* of load: ZS_DTYPE_OTHER is as stored */
+    zs_dtype dtype;                /* of load and broadcast: ZS_DTYPE_OTHER is as stored, both */
     const char *tokenizer, *text;  /* of tokenize: what is loaded, what is encoded; NULL: made up */
     bool own;                      /* of load: a copy for each rank in f32 */
-    double best_gflops, best_read; /* the machine's own limits, this run: sgemm, GB/s read; 0: not measured */
+    double best_gflops, best_read; /* the machine's own limits, this part: GFLOP/s, GB/s; 0: not measured */
     FILE *table;                   /* of --markdown, open on rank 0 meanwhile; or NULL */
     const zs_build *build;
 } zs_bench;
 
 /* One row of results; a field with a NAN value is left out. Prints on world rank 0, a line and where
  * --markdown is given a row of its table. The limit itself is told after a fraction of it (of_best_gemm,
- * of_best_read, of_plain_...), and last the most bytes that this rank held since the row before or since the
- * part began. */
+ * of_best_read, of_plain_...), and last the most bytes that this rank held since zs_memory_reset_peak, which
+ * every row begins with. */
 typedef struct zs_bench_field {
     const char *name;
     double value;

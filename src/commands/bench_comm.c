@@ -81,6 +81,7 @@ zs_status zs_bench_exchange(zs_bench *bench, zs_error *err) {
     zs_status status = zs_comm_divide(bench->comm, ZS_LAYOUT_COLOCATED, 0, 0, 0, 1, true, err);
     if (status != ZS_OK) return status;
     for (int bytes = 1 << 10; bytes <= 1 << 20; bytes <<= 5) {
+        zs_memory_reset_peak();
         char *message = zs_alloc(bytes, 1);
         double ours = exchange_seconds(bench, message, bytes), plain = alltoallv_seconds(bench, bytes);
         double moved = 1e-9 * bytes * bench->comm->pod.size;
@@ -131,6 +132,7 @@ zs_status zs_bench_allreduce(zs_bench *bench, zs_error *err) {
 static void bench_weights(zs_bench *bench, zs_dtype dtype, MPI_Comm plain_comm, float *values) {
     const zs_comm *comm = bench->comm;
     int64_t count = float_count(bench), bytes = count * zs_dtype_size(dtype);
+    zs_memory_reset_peak();
     zs_weights *weights = zs_weights_create(comm, count, 1 << 20, dtype);
     double ours[LARGE_ROUNDS], plain[LARGE_ROUNDS];
     for (int round = 0; round < LARGE_ROUNDS; round++) {

@@ -94,10 +94,11 @@ static void gemm_row(const zs_bench *bench, const gemm_pool *pool, const char *w
                      int64_t k) {
     double flops = 2.0 * (double)m * (double)n * (double)k;
     double bytes = (double)(n * k * zs_dtype_size(pool->dtype));
-    gemm_work w = {.pool = pool, .m = m, .n = n, .k = k, .repeats = 1 + (int)(1e8 / flops)};
+    gemm_work w = {.pool = pool, .m = m, .n = n, .k = k, .repeats = 1 + (int)(3e7 / flops)};
+    zs_memory_reset_peak();
     w.a = ZS_NEW(float, m *k);
     w.c = ZS_NEW(float, m *n);
-    double seconds = zs_bench_time(one_gemm, &w, 3, 15, 0.2).wall / w.repeats;
+    double seconds = zs_bench_time(one_gemm, &w, 3, 9, 0.2).wall / w.repeats;
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(pool->dtype)},
                                {"rows", (double)m},
                                {"out", (double)n},
@@ -166,6 +167,7 @@ zs_status zs_bench_train(zs_bench *bench, zs_error *err) {
     zs_model *model = random_model(bench, ZS_F32);
     for (int b = 0; b < bench->num_batches; b++) {
         int64_t sequences = bench->batches[b], tokens = sequences * bench->seq;
+        zs_memory_reset_peak();
         int64_t *offsets = ZS_NEW(int64_t, sequences + 1);
         int32_t *ids = ZS_NEW(int32_t, tokens);
         for (int64_t i = 0; i <= sequences; i++)
@@ -248,6 +250,7 @@ static void one_prefill(void *context) {
 }
 
 static void prefill(const zs_bench *bench, zs_dtype dtype) {
+    zs_memory_reset_peak();
     zs_model *model = random_model(bench, dtype);
     generation g = start_generation(bench, model, 1, 1);
     double seconds = zs_bench_time(one_prefill, &g, 4, 15, 2).wall;
@@ -279,6 +282,7 @@ static void decode(zs_bench *bench, zs_dtype dtype, const zs_model *model, int64
     const zs_model_config *c = &bench->config;
     enum { LEAST_STEPS = 8, SECONDS = 12 };
     int64_t fresh = bench->fresh + 2, steps = 0;
+    zs_memory_reset_peak();
     double *seconds = ZS_NEW(double, fresh);
     bench->best_read = zs_machine_read_rate();
     generation g = start_generation(bench, model, batch, fresh);

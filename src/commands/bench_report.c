@@ -192,5 +192,4 @@ void zs_bench_report(const zs_bench *bench, const char *what, const zs_bench_fie
     double peak = is_limit ? NAN : (double)zs_memory_peak();
     print_line(bench, what, fields, count, peak);
     if (bench->table && !is_limit) put_row(bench, what, fields, count, peak);
-    zs_memory_reset_peak();
 }

@@ -67,8 +67,8 @@ zs_status zs_bench_tokenize(zs_bench *bench, zs_error *err) {
     if (!status) {
         work w = {.tokenizer = tokenizer, .text = &text};
         double megabytes = 1e-6 * (double)text.length;
-        double encoding = zs_bench_time(encode, &w, 3, 9, 1).wall;
-        double decoding = zs_bench_time(decode, &w, 3, 9, 1).wall;
+        double encoding = zs_bench_time(encode, &w, 3, 9, 0.5).wall;
+        double decoding = zs_bench_time(decode, &w, 3, 9, 0.5).wall;
         zs_bench_field fields[] = {{"load_s", bench->tokenizer ? seconds : NAN},
                                    {"train_s", bench->tokenizer ? NAN : seconds},
                                    {"vocab", (double)zs_tokenizer_vocab_size(tokenizer)},
