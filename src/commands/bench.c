@@ -244,7 +244,9 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 const zs_command zs_command_bench = {
     "bench",
     "rates of each part beside the machine's own limits",
-    "Prints tokens/s, GFLOP/s and GB/s, and the fraction of the best sgemm and read rate of the same run.\n"
+    "Prints tokens/s, GFLOP/s and GB/s (medians; checkpoint: the best of three), the limit that the machine\n"
+    "showed beside it (best sgemm over shapes, best reading from memory, the plain MPI or file call), the\n"
+    "fraction of it, and the most memory that rank 0 held for the row (libraries' own is not in it).\n"
     "Parts: gemm, train, prefill, decode, drift, tokenize on rank 0; exchange, allreduce, broadcast,\n"
     "checkpoint on all ranks, beside the plain MPI or file call that moves as much; load (only when\n"
     "named), with --model DIR: a model folder onto all ranks, with the memory and the reading that each\n"
