@@ -20,9 +20,9 @@ typedef struct limit {
 static const limit limits[] = {
     {"of_best_gemm", "gflops", "GFLOP/s", "sgemm"},
     {"of_best_read", "gb_per_s", "GB/s", "read"},
-    {"of_plain_alltoallv", "gb_per_s", "GB/s", "MPI_Alltoallv"},
-    {"of_plain_allreduce", "gb_per_s", "GB/s", "MPI_Allreduce"},
-    {"of_plain_bcast", "gb_per_s", "GB/s", "MPI_Bcast"},
+    {"of_plain_alltoallv", "gb_per_s", "GB/s", "plain alltoallv"},
+    {"of_plain_allreduce", "gb_per_s", "GB/s", "plain allreduce"},
+    {"of_plain_bcast", "gb_per_s", "GB/s", "plain bcast"},
     {"of_plain_write", "write_gb_per_s", "GB/s", "write"},
 };
 #define NUM_LIMITS ((int)(sizeof limits / sizeof *limits))
@@ -112,15 +112,17 @@ static void put_description(const zs_bench *bench) {
     fprintf(table, "- BLAS kernel: %s; MPI: %s\n", zs_machine_kernel(), mpi);
     fprintf(table, "- compiler: %s\n- commit: %s; date: %s\n\n", bench->build->compiler, bench->build->commit,
             date);
-    fprintf(table,
-            "Rates are medians over a part's repeats; limits are the best that the machine gave in the same "
-            "run,\n"
-            "measured beside the part. Of several limits the one that a row comes nearest to is shown. Peak: "
-            "most\n"
-            "bytes that the program held for the row, of rank 0; libraries' own memory is not in it.\n\n"
-            "| part | shape | case | weights | ranks x threads | tokens/s | GFLOP/s | GB/s | the machine's "
-            "limit |"
-            " of it | peak MiB |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+    fputs("Rates are medians over a part's repeats (checkpoint: the best of three). Limits are the best that "
+          "the\n"
+          "machine gave, measured beside the part in the same run; of several, the one that a row comes "
+          "nearest\n"
+          "to is shown. Peak: most bytes that the program held for the row, on rank 0; libraries' own memory "
+          "is\n"
+          "not in it.\n\n"
+          "| part | shape | case | weights | ranks x threads | tokens/s | GFLOP/s | GB/s | the machine's "
+          "limit | "
+          "of it | peak MiB |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+          table);
 }
 
 zs_status zs_bench_open_table(zs_bench *bench, const char *path, zs_error *err) {
