@@ -12,7 +12,7 @@ check() { # NAME COMMAND...: ok when the command succeeds
     shift
     if "$@"; then echo "ok $name"; else
         echo "not ok $name"
-        tail -5 "$work/log" "$work/out" 2>/dev/null | sed 's/^/# /'
+        tail -n 5 "$work/log" "$work/out" 2>/dev/null | sed 's/^/# /'
     fi
 }
 exits() { # CODE COMMAND...
@@ -73,7 +73,7 @@ train = [row["peak_mib"] for row in rows if row["bench"] == "train"]
 parameters = 41120 * 4 / 2**20
 assert 4 * parameters < train[0] < train[1], train  # parameters, gradients and two moments at least
 prefill = [row["peak_mib"] for row in rows if row["bench"] == "prefill"]
-assert parameters < prefill[0] and prefill[1] < prefill[0] < max(row["peak_mib"] for row in rows), prefill'
+assert parameters < prefill[0] and prefill[1] < prefill[0] < max(row.get("peak_mib", 0) for row in rows), prefill'
 
 # The table, by the script of `make bench`.
 table=$work/folder/bench.md
