@@ -11,6 +11,7 @@ CC := gcc
 endif
 CFLAGS ?= -O3 -march=native -g
 Q := $(if $(V),,@)
+comma := ,
 
 # Nothing here fails where a tool is missing: `demo` and `test` install first and resolve again in a sub-make.
 ask = $(shell { $(1); } 2>/dev/null)
@@ -39,7 +40,9 @@ endif
 ZS_CFLAGS := -std=c11 -ffp-contract=fast -fno-math-errno -D_GNU_SOURCE -Wall -Wextra -Werror -Wno-psabi -fopenmp -Iinclude $(MPI_CFLAGS) $(HDF5_CFLAGS) \
 	$(call pkg,--cflags $(PACKAGES)) $(BLAS_CFLAGS)
 # clang links its own OpenMP runtime, which also serves OpenBLAS (it has GNU's entry points and comes first).
-ZS_LIBS := $(LDFLAGS) $(call pkg,--libs $(PACKAGES)) $(HDF5_LIBS) $(MPI_LIBS) $(BLAS_LIBS) -lm
+# A static OpenBLAS gives the functions by which its kernel is known only where they are asked for.
+BLAS_ASKED := $(if $(findstring openblas,$(BLAS_LIBS)),-Wl$(comma)-u$(comma)openblas_get_corename$(comma)-u$(comma)openblas_set_num_threads)
+ZS_LIBS := $(BLAS_ASKED) $(LDFLAGS) $(call pkg,--libs $(PACKAGES)) $(HDF5_LIBS) $(MPI_LIBS) $(BLAS_LIBS) -lm
 
 SOURCES := $(wildcard src/*/*.c)
 OBJECTS := $(SOURCES:src/%.c=$(BUILD)/%.o)

@@ -3,6 +3,7 @@
 #include "zerosearch/command.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "commands/binding.h"
 #include "commands/machine.h"
 
 #include <ctype.h>
@@ -185,13 +186,19 @@ static zs_status set_log_level(const command_line *line, const zs_config *config
     return zs_fail(err, ZS_USAGE, "--log-level %.100s: one of error, warning, info, debug is expected", wish);
 }
 
-static void say_start(const zs_comm *comm) {
+/* The binding is judged where all ranks are to compute; doctor shows it beside the cores. */
+static void say_start(const zs_command *command, const zs_comm *comm) {
     zs_string text = {0};
     zs_machine_set_threads(comm, &text);
     const char *before = getenv("ZS_CORETYPE_BEFORE");
     if (before && strcmp(before, zs_machine_kernel()) != 0)
         zs_string_printf(&text, " instead of %s (ZS_KEEP_CORETYPE=1 leaves it)", before);
     zs_log(ZS_LOG_INFO, "%s", text.data);
+    const char *wish = getenv("ZS_BINDING");
+    bool quiet = wish && strcmp(wish, "quiet") == 0, check = !command->alone && command != &zs_command_doctor;
+    zs_string_clear(&text);
+    if (check && zs_binding_check(comm, &text) && !quiet)
+        zs_log(ZS_LOG_WARNING, "%s (ZS_BINDING=quiet: not checked)", text.data);
     zs_string_free(&text);
 }
 
@@ -206,7 +213,7 @@ static zs_status run_command(const command_line *line, zs_comm *comm, zs_error *
         if (comm->world.rank == 0) fputs(text.data, stdout);
         zs_string_free(&text);
     } else if (status == ZS_OK) {
-        say_start(comm);
+        say_start(line->command, comm);
         comm->deadline = line->command->alone ? 1e18 : zs_config_float(config, "groups.deadline");
         zs_arguments arguments = {.config = config,
                                   .config_path = line->config_path,
@@ -240,6 +247,8 @@ int main(int argc, char **argv) {
     const zs_command *helped;
     if (argc == 2 && strcmp(argv[1], "--measure-sgemm") == 0)
         return zs_machine_measure_main(); /* a child of doctor: see machine.h */
+    if (argc == 2 && strcmp(argv[1], "--blas-kernel") == 0)
+        return is_first_process() && zs_machine_kernel_main();
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
         return is_first_process() && printf("zerosearch %s\n", VERSION) < 0;
     if (asks_for_help(argc, argv, &helped)) return is_first_process() ? print_help(helped) : 0;

@@ -79,7 +79,7 @@ check show_config_reloads $?
 
 say "$ZS" doctor --json
 [ "$code" -eq 0 ] && [ "$(wc -l <"$folder/out")" -eq 1 ] &&
-    python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); assert d["cores_of_rank_0"] >= 1 and d["sgemm_gflops_one_core"] and d["read_gb_per_second"] > 0' "$folder/out"
+    python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); assert d["cores_of_rank_0"] >= 1 and "numa_nodes" in d and d["sgemm_gflops_one_core"] and d["read_gb_per_second"] > 0' "$folder/out"
 check doctor_json $?
 [ "$(wc -l <"$folder/err")" -eq 1 ] && grep -q "1 rank, .* thread" "$folder/err"; check threads_are_said_once $?
 say env OMP_NUM_THREADS=1 "$ZS" doctor
@@ -89,6 +89,34 @@ say $ZS_MPIRUN -n 2 "$ZS" doctor --json
     python3 -c 'import json,sys; assert len(json.load(open(sys.argv[1]))["ranks"]) == 2' "$folder/out"
 check doctor_on_two_ranks $?
 
+# Ranks and threads that do not fit the cores: one warning for the job, with what mends it; none where it is not wanted,
+# and none of commands that run on rank 0. Each of these runs stops at its settings.
+crowd=$((2 * $(nproc)))
+warned() { # ranks, count of warnings expected, words, more of the environment...
+    local ranks=$1 count=$2 words=$3 launch=
+    shift 3
+    [ "$ranks" = 1 ] || launch="$ZS_MPIRUN -n $ranks"
+    say env -u ZS_BINDING -u OMP_NUM_THREADS OMP_PROC_BIND=false "$@" $launch "$ZS" eval
+    [ "$(grep -c '^warning: ' "$folder/err")" -eq "$count" ] && grep -qF -- "$words" "$folder/err"
+}
+for ranks in 1 2 3; do
+    warned $ranks 1 "$ranks rank$([ $ranks = 1 ] || echo s) with $crowd threads each on " OMP_NUM_THREADS=$crowd
+    check "crowded_cores_are_said_once_by_$ranks" $?
+done
+warned 3 0 "error: " OMP_NUM_THREADS=$crowd ZS_BINDING=quiet; check crowded_cores_are_hushed $?
+warned 1 0 "error: " OMP_NUM_THREADS=1; check one_thread_by_wish $?
+warned 3 1 "and 2 more nodes: 1 rank with $crowd threads" OMP_NUM_THREADS=$crowd ZS_TEST_NODES=3; check crowded_nodes_are_counted $?
+say env -u ZS_BINDING OMP_NUM_THREADS=$crowd "$ZS" tokenize --tokenizer "$folder/absent"
+! grep -q '^warning: ' "$folder/err"; check one_rank_commands_do_not_warn $?
+if [ "$(nproc)" -gt 1 ]; then
+    # Pinned, unbound ranks are stacked on the first cores; and pinning takes no core from a rank, though the program
+    # starts itself anew for its BLAS kernel.
+    warned 2 1 "OMP_PROC_BIND pins threads of several ranks" OMP_PROC_BIND=close OMP_PLACES=cores; check stacked_ranks_are_said $?
+    say env -u OMP_NUM_THREADS OMP_PROC_BIND=close OMP_PLACES=cores "$ZS" doctor --json
+    python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); n=d["cores_of_rank_0"]; assert n > 1 and d["threads_of_rank_0"] == n and d["binding"] == "ranks and threads fit the cores"' "$folder/out"
+    check pinning_leaves_all_cores $?
+fi
+
 # A site that asks all programs for a kernel without AVX-512 must not halve this one's rate, unless it is wished.
 kernel_under() { env "$@" "$ZS" doctor --json 2>/dev/null | python3 -c 'import json,sys; print(json.load(sys.stdin)["blas_kernel"])'; }
 if grep -q avx512vl /proc/cpuinfo && [ "$(kernel_under ZS_KEEP_CORETYPE=1 OPENBLAS_CORETYPE=Haswell)" = Haswell ]; then
@@ -96,6 +124,7 @@ if grep -q avx512vl /proc/cpuinfo && [ "$(kernel_under ZS_KEEP_CORETYPE=1 OPENBL
     say $ZS_MPIRUN -n 2 -x OPENBLAS_CORETYPE=Haswell "$ZS" doctor
     [ "$code" -eq 0 ] && [ "$(grep -c 'BLAS kernel SkylakeX instead of Haswell' "$folder/err")" -eq 1 ]
     check avx512_kernel_on_two_ranks $?
+    [ "$(env ZS_KEEP_CORETYPE=1 OPENBLAS_CORETYPE=Haswell "$ZS" --blas-kernel)" = SkylakeX ]; check kernel_for_other_programs $?
 else
     echo "skip avx512_kernel (no AVX-512, or no OpenBLAS that obeys OPENBLAS_CORETYPE)"
 fi

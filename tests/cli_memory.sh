@@ -3,6 +3,7 @@
 #   ZS: the program
 case $ZS in *asan*) # freed memory is kept there, to be watched
     echo "skip train_keeps_its_memory"
+    echo "skip plan_states_the_memory_of_a_token"
     exit ;;
 esac
 work=$(mktemp -d)
@@ -34,4 +35,25 @@ elif [ $((end - begin)) -gt 4096 ]; then
     echo "not ok train_keeps_its_memory: $begin kB at step 30, $end kB later"
 else
     echo "ok train_keeps_its_memory"
+fi
+
+# What `plan` states for a token of training is what a process grows by: longer texts through forward and backward.
+peak() { # tokens of a text -> kilobytes
+    python3 - "$ZS" "$work" "$1" <<'EOF'
+import json, resource, subprocess, sys
+program, work, tokens = sys.argv[1:]
+line = json.dumps({"ids": [1 + i % 50 for i in range(int(tokens))]}) + "\n"
+subprocess.run([program, "logprobs", "--model", work + "/model", "--grads", work + "/grads.safetensors"],
+               input=line.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+EOF
+}
+"$ZS" init --shape demo --tokenizer "$smoke/world" --out "$work/model" >"$work/log" 2>&1
+short=$(peak 1024) long=$(peak 5120)
+stated=$("$ZS" plan --set model.policy="$work/model" 2>/dev/null | sed -n 's/^a token  *\([0-9]*\),.*/\1/p')
+if awk -v s="$short" -v l="$long" -v t="$stated" 'BEGIN {g = (l - s) * 1024 / 4096; exit !(t > 0 && g > 0.97 * t && g < 1.03 * t)}'; then
+    echo "ok plan_states_the_memory_of_a_token"
+else
+    echo "not ok plan_states_the_memory_of_a_token: $short kB with 1024 tokens, $long kB with 5120, $stated bytes a token stated"
+    tail -5 "$work/log"
 fi

@@ -24,6 +24,10 @@ ZS_SHARED=$(absolute "${ZS_SHARED:-../shared}")
 SHARED=$ZS_SHARED
 [ -z "$ZS_GOLDEN" ] || export GOLDEN="$ZS_GOLDEN"
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # tests share cores: waiting threads give theirs away
+export ZS_BINDING=quiet OMP_PROC_BIND=false        # more ranks than cores, none bound: on purpose
+# The program chooses the BLAS kernel itself; the test programs are told the same.
+kernel=$([ -x "$ZS" ] && "$ZS" --blas-kernel)
+[ -z "$kernel" ] || [ "$kernel" = unknown ] || TEST_KERNEL="OPENBLAS_CORETYPE=$kernel"
 ZS_MPIRUN=mpirun
 if mpirun --version 2>/dev/null | grep -q "Open MPI"; then
     ZS_MPIRUN="mpirun --oversubscribe --bind-to none"
@@ -94,7 +98,7 @@ for label in "${labels[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
     (
         [ -z "$leaks" ] || export ASAN_OPTIONS=$leaks LSAN_OPTIONS=suppressions=tests/lsan.supp
-        run "$label" "$build/tests/$label"
+        run "$label" env $TEST_KERNEL "$build/tests/$label"
     ) &
 done
 wait
@@ -109,9 +113,9 @@ for source in tests/mpi_*.c; do
     for ranks in ${counts:-1 2}; do
         label=$name.$ranks
         if [ "$ranks" -gt 1 ]; then
-            OMP_NUM_THREADS=1 run "$label" $ZS_MPIRUN -n "$ranks" "$build/tests/$name"
+            OMP_NUM_THREADS=1 run "$label" env $TEST_KERNEL $ZS_MPIRUN -n "$ranks" "$build/tests/$name"
         else
-            run "$label" $ZS_MPIRUN -n 1 "$build/tests/$name"
+            run "$label" env $TEST_KERNEL $ZS_MPIRUN -n 1 "$build/tests/$name"
         fi
         judge "$label"
     done

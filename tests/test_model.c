@@ -8,6 +8,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -495,6 +496,62 @@ static void nothing_allocates_in_the_steady_state(void **state) {
     fixture_close(&f);
 }
 
+/* Resident memory of this process in bytes. */
+static double resident(void) {
+    double kib = 0;
+    char line[200];
+    FILE *file = fopen("/proc/self/status", "r");
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file) && sscanf(line, "VmRSS: %lf", &kib) != 1)
+        ;
+    fclose(file);
+    return 1024 * kib;
+}
+
+/* `plan` states 16 bytes a parameter (weights, gradients, two moments) and the workspace's own count: what
+ * the process grows by in a training step. */
+static void memory_of_a_step_is_as_stated(void **state) {
+    (void)state;
+#ifdef __SANITIZE_ADDRESS__
+    skip();
+#endif
+    enum { TOKENS_HERE = 512 };
+    zs_model_config c = small_config(ZS_QWEN2);
+    c.vocab_size = 8192, c.hidden_size = 256, c.intermediate_size = 1024, c.num_hidden_layers = 2;
+    for (int pass = 0; pass < 3; pass++) { /* in the first one OpenBLAS takes its buffers */
+        bool recompute = pass == 2;
+        malloc_trim(0);
+        double before = resident();
+        zs_model *model = zs_model_create(&c);
+        zs_model_init(model, 1);
+        float *grads = ZS_NEW(float, model->num_params), *m = ZS_NEW(float, model->num_params);
+        float *v = ZS_NEW(float, model->num_params);
+        zs_workspace *w = zs_workspace_create(&c, TOKENS_HERE, true, recompute);
+        static int32_t ids[TOKENS_HERE];
+        static float coefficient[TOKENS_HERE];
+        int64_t ends[3] = {0, 200, TOKENS_HERE};
+        zs_batch batch = {2, TOKENS_HERE, ends, ids};
+        for (int i = 0; i < TOKENS_HERE; i++)
+            ids[i] = i * 7, coefficient[i] = -1e-3f;
+        zs_model_forward(model, w, &batch);
+        zs_model_head(model, w, &batch, 1, NULL, NULL, coefficient, grads);
+        zs_model_backward(model, w, &batch, grads, NULL, NULL);
+        zs_adamw_update(model->num_params, 1, (zs_adamw){1e-4, 0.9, 0.999, 1e-8, 0}, 1, grads, model->params,
+                        m, v);
+        double grown = resident() - before;
+        double stated =
+            16.0 * (double)model->num_params + (double)zs_workspace_bytes(&c, TOKENS_HERE, true, recompute);
+        double rest = 6e6; /* each array ends in a page of 2 MiB */
+        if (pass > 0 && fabs(grown - stated) > 0.03 * stated + rest)
+            fail_msg("%.1f MB more, %.1f MB stated", grown / 1e6, stated / 1e6);
+        zs_workspace_destroy(w);
+        zs_model_destroy(model);
+        zs_free(grads);
+        zs_free(m);
+        zs_free(v);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shapes_have_the_published_sizes),
@@ -510,6 +567,7 @@ int main(void) {
         cmocka_unit_test(masked_pass_equals_two_passes),
         cmocka_unit_test(zero_coefficients_give_zero_gradients),
         cmocka_unit_test(nothing_allocates_in_the_steady_state),
+        cmocka_unit_test(memory_of_a_step_is_as_stated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

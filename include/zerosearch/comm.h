@@ -137,6 +137,8 @@ typedef struct zs_span {
     int64_t begin, count;
 } zs_span;
 zs_reducer *zs_reducer_create(const zs_comm *comm, int64_t num_params, int64_t bucket_params);
+/* What arrives from the others is kept in so many bytes, on each of `learners`. Local. */
+int64_t zs_reducer_bytes(int64_t num_params, int64_t bucket_params, int64_t learners);
 void zs_reducer_destroy(zs_reducer *reducer);
 int zs_reducer_spans(const zs_reducer *reducer, const zs_span **spans); /* this learner's shard */
 /* A zs_grads_ready callback's work: posts what is complete of [begin, end); spans come from the top of the

@@ -12,6 +12,13 @@
  * Free with zs_free. */
 void *zs_alloc(int64_t count, size_t size);
 
+/* The same but not zeroed, nor anywhere in memory yet: each piece of it is to be given to zs_zero. */
+void *zs_alloc_untouched(int64_t count, size_t size);
+/* Zeroes `bytes`, large blocks by all threads in equal parts. Memory lies near the thread that first writes it,
+ * and these are the parts that the loops over rows or parameters (schedule(static)) will give each thread, so
+ * fresh memory is zeroed one array at a time. zs_alloc does this with all it gives. */
+void zs_zero(void *memory, int64_t bytes);
+
 /* Grows an array from `old_count` to `new_count` elements, the new ones zeroed. Ownership as realloc. */
 void *zs_grow(void *array, int64_t old_count, int64_t new_count, size_t size);
 

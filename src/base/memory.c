@@ -3,6 +3,7 @@
 #include "zerosearch/log.h"
 
 #include <malloc.h>
+#include <omp.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -65,9 +66,26 @@ static void *allocate(size_t bytes) {
     return memory;
 }
 
+void zs_zero(void *memory, int64_t bytes) {
+    enum { PAGE = 4096 };
+    int64_t pages = (bytes + PAGE - 1) / PAGE;
+#pragma omp parallel if (bytes >= HUGE_FROM)
+    {
+        int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+        int64_t begin = pages * thread / threads * PAGE, end = pages * (thread + 1) / threads * PAGE;
+        memset((char *)memory + begin, 0, (size_t)((end < bytes ? end : bytes) - begin));
+    }
+}
+
 void *zs_alloc(int64_t count, size_t size) {
     size_t bytes = bytes_of(count, size);
-    return memset(allocate(bytes), 0, bytes);
+    void *memory = allocate(bytes);
+    zs_zero(memory, (int64_t)bytes);
+    return memory;
+}
+
+void *zs_alloc_untouched(int64_t count, size_t size) {
+    return allocate(bytes_of(count, size));
 }
 
 void *zs_grow(void *array, int64_t old_count, int64_t new_count, size_t size) {

@@ -61,6 +61,12 @@ static void list_spans(zs_reducer *reducer) {
     }
 }
 
+int64_t zs_reducer_bytes(int64_t num_params, int64_t bucket_params, int64_t learners) {
+    if (learners < 2) return 0;
+    int64_t bucket = bucket_params < num_params ? bucket_params : num_params;
+    return WINDOW * learners * ((bucket + learners - 1) / learners) * (int64_t)sizeof(float);
+}
+
 zs_reducer *zs_reducer_create(const zs_comm *comm, int64_t num_params, int64_t bucket_params) {
     ZS_ASSERT(num_params >= 0 && bucket_params > 0, "%lld parameters in buckets of %lld",
               (long long)num_params, (long long)bucket_params);

@@ -186,8 +186,7 @@ static zs_status read_options(const zs_arguments *arguments, zs_bench *bench, zs
     if (status != ZS_OK) return status;
     bench->config.num_hidden_layers = layers;
     bench->threads = (int)threads;
-    omp_set_num_threads(bench->threads);
-    openblas_set_num_threads(bench->threads);
+    zs_machine_use_threads(bench->threads);
     return ZS_OK;
 }
 

@@ -1,4 +1,6 @@
 /* zerosearch doctor: what this machine has, and what would serve better. */
+#include "binding.h"
+#include "cores.h"
 #include "machine.h"
 
 #include "zerosearch/command.h"
@@ -8,30 +10,11 @@
 #include <hdf5.h>
 #include <jansson.h>
 #include <omp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* "0-3,8" */
-static void describe_affinity(zs_string *out) {
-    cpu_set_t cores;
-    if (sched_getaffinity(0, sizeof cores, &cores) != 0) {
-        zs_string_puts(out, "unknown");
-        return;
-    }
-    const char *comma = "";
-    for (int i = 0; i < CPU_SETSIZE; i++) {
-        if (!CPU_ISSET(i, &cores)) continue;
-        int last = i;
-        while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &cores))
-            last++;
-        zs_string_printf(out, last > i ? "%s%d-%d" : "%s%d", comma, i, last);
-        comma = ",";
-        i = last;
-    }
-}
 
 static void describe_environment(json_t *report) {
     static const char *const names[] = {"OMP_NUM_THREADS",   "OMP_PROC_BIND",        "OMP_PLACES",
@@ -47,7 +30,8 @@ static void describe_environment(json_t *report) {
 static void describe_kernels(json_t *report) {
     json_t *kernels = json_object();
     const char *best_name = NULL;
-    static const char *const wishes[] = {NULL, "Haswell", "SkylakeX"}; /* NULL: OpenBLAS's own choice */
+    static const char *const wishes[] = {NULL, "Haswell", "Zen",
+                                         "SkylakeX"}; /* NULL: OpenBLAS's own choice */
     double first_rate = 0, best_rate = 0;
     for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) {
         char kernel[64];
@@ -83,23 +67,63 @@ static void describe_kernels(json_t *report) {
     json_object_set_new(report, "advice", advice);
 }
 
-/* One line for each rank: where it runs and on what. */
-static void describe_ranks(const zs_comm *comm, json_t *report) {
+/* NUMA nodes with their cores and memory. */
+static void describe_numa(json_t *report, const zs_topology *topology) {
+    json_t *nodes = json_object();
+    for (int n = 0; n < topology->num_numa; n++) {
+        char name[20];
+        zs_string text = {0};
+        snprintf(name, sizeof name, "%d", topology->numa[n].id);
+        zs_string_puts(&text, "cores ");
+        zs_cores_describe(&topology->numa[n].cores, &text);
+        zs_string_printf(&text, ", %.1f GiB", topology->numa[n].gib);
+        json_object_set_new(nodes, name, json_string(text.data));
+        zs_string_free(&text);
+    }
+    json_object_set_new(report, "numa_nodes", nodes);
+}
+
+/* "cores 0-3 in NUMA node 0"; true where they lie in several. */
+static bool describe_cores(const zs_topology *topology, zs_string *line) {
+    zs_string names = {0};
+    cpu_set_t cores;
+    zs_cores_mine(topology, &cores);
+    zs_string_puts(line, "cores ");
+    zs_cores_describe(&cores, line);
+    int nodes = zs_cores_numa(topology, &cores, &names);
+    if (nodes > 0) zs_string_printf(line, " in NUMA node%s %s", nodes == 1 ? "" : "s", names.data);
+    zs_string_free(&names);
+    return nodes > 1;
+}
+
+/* One line for each rank: where it runs and on what; and whether that is well. */
+static void describe_ranks(const zs_comm *comm, const zs_topology *topology, json_t *report) {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    zs_string line = {0};
-    zs_string_printf(&line, "rank %d on %s: cores ", comm->world.rank, host);
-    describe_affinity(&line);
+    zs_string line = {0}, fault = {0};
+    zs_string_printf(&line, "rank %d on %s: ", comm->world.rank, host);
+    double spanning = describe_cores(topology, &line);
     zs_string_printf(&line, ", %d threads", omp_get_max_threads());
     char *all;
     int64_t *lengths;
     zs_comm_gather_bytes(comm, &comm->world, line.data, line.length, 0, &all, &lengths, "ranks' cores");
     zs_string_free(&line);
+    zs_comm_sum(comm, &comm->world, &spanning, 1, "ranks' cores");
+    bool wrong = zs_binding_check(comm, &fault);
     if (!all) return;
     json_t *ranks = json_array();
     for (int64_t i = 0, at = 0; i < comm->world.size; at += lengths[i], i++)
         json_array_append_new(ranks, json_stringn(all + at, (size_t)lengths[i]));
     json_object_set_new(report, "ranks", ranks);
+    json_object_set_new(report, "binding",
+                        json_string(wrong ? fault.data : "ranks and threads fit the cores"));
+    if (spanning > 0)
+        json_object_set_new(
+            report, "numa_advice",
+            json_sprintf("cores of %d rank%s span several NUMA nodes, where half of the memory or "
+                         "more is far: a rank for each NUMA node is faster (jobs/README.md)",
+                         (int)spanning, spanning > 1 ? "s" : ""));
+    zs_string_free(&fault);
     zs_free(all);
     zs_free(lengths);
 }
@@ -175,8 +199,11 @@ static void print_words(const json_t *report, int indent) {
 static zs_status run(const zs_arguments *arguments, zs_error *err) {
     (void)err;
     const zs_comm *comm = arguments->comm;
+    zs_topology topology;
+    zs_topology_read("/sys/devices/system", &topology);
     json_t *report = comm->world.rank == 0 ? examine(comm) : NULL;
-    describe_ranks(comm, report);
+    if (report) describe_numa(report, &topology);
+    describe_ranks(comm, &topology, report);
     if (!report) return ZS_OK;
     if (zs_arg(arguments, "json")) {
         json_dumpf(report, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));

@@ -1,5 +1,7 @@
 #include "machine.h"
 
+#include "cores.h"
+
 #include "zerosearch/memory.h"
 
 #include <omp.h>
@@ -20,43 +22,72 @@ const char *zs_machine_kernel(void) {
     return openblas_get_corename ? openblas_get_corename() : "unknown";
 }
 
-static bool has_avx512(void) {
+/* What OpenBLAS calls its kernels for processors that lack what this one has. Names that it may yet make up
+ * are not in these lists, and are left alone. */
+static const char *const before_avx2[] = {
+    "Katmai", "Coppermine", "Northwood",   "Prescott",  "Banias",     "Atom",         "Core2",
+    "Penryn", "Dunnington", "Nehalem",     "Athlon",    "Opteron",    "Opteron_SSE3", "Barcelona",
+    "Nano",   "Bobcat",     "Sandybridge", "Bulldozer", "Piledriver", "Steamroller",  NULL};
+static const char *const before_avx512[] = {"Haswell", "Zen", "Excavator", NULL};
+
+static bool is_in(const char *const *names, const char *name) {
+    while (*names && strcasecmp(*names, name) != 0)
+        names++;
+    return *names != NULL;
+}
+
+zs_simd zs_machine_simd(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
+    return (zs_simd){
+        .avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"),
+        .avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl"),
+        .amd = __builtin_cpu_is("amd"),
+    };
 #else
-    return false;
+    return (zs_simd){0};
 #endif
 }
 
+const char *zs_machine_better_kernel(const char *kernel, zs_simd simd) {
+    bool old = is_in(before_avx2, kernel);
+    if (simd.avx512 && (old || is_in(before_avx512, kernel))) return "SkylakeX";
+    if (simd.avx2 && old) return simd.amd ? "Zen" : "Haswell";
+    return NULL;
+}
+
 void zs_machine_choose_kernel(char **argv) {
-    const char *keep = getenv("ZS_KEEP_CORETYPE");
-    if ((keep && keep[0] == '1') || getenv("ZS_CORETYPE_BEFORE") || !has_avx512()) return;
-    const char *kernel = zs_machine_kernel();
-    static const char *const good[] = {"unknown", "SkylakeX", "Cooperlake", "SapphireRapids"};
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
-        if (strcasecmp(kernel, good[i]) == 0) return;
+    const char *keep = getenv("ZS_KEEP_CORETYPE"), *kernel = zs_machine_kernel();
+    const char *better = zs_machine_better_kernel(kernel, zs_machine_simd());
+    if ((keep && keep[0] == '1') || getenv("ZS_CORETYPE_BEFORE") || !better) return;
     setenv("ZS_CORETYPE_BEFORE", kernel, 1); /* so that it happens once */
-    setenv("OPENBLAS_CORETYPE", "SkylakeX", 1);
+    setenv("OPENBLAS_CORETYPE", better, 1);
+    zs_cores_unpin();
     execv("/proc/self/exe", argv);
     unsetenv("OPENBLAS_CORETYPE"); /* could not: go on with the kernel that there is */
 }
 
 /* Cores and threads. */
 
-int zs_machine_cores(void) {
+static cpu_set_t my_cores(void) {
+    zs_topology topology;
     cpu_set_t cores;
-    if (sched_getaffinity(0, sizeof cores, &cores) != 0) return (int)sysconf(_SC_NPROCESSORS_ONLN);
-    return CPU_COUNT(&cores);
+    zs_topology_read("/sys/devices/system", &topology);
+    zs_cores_mine(&topology, &cores);
+    return cores;
+}
+
+int zs_machine_cores(void) {
+    cpu_set_t cores = my_cores();
+    int count = CPU_COUNT(&cores);
+    return count > 0 ? count : (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 /* Ranks of the node, this one included, that may run on a core of this one's. */
 static int ranks_on_my_cores(const zs_comm *comm) {
-    cpu_set_t mine;
-    CPU_ZERO(&mine);
-    sched_getaffinity(0, sizeof mine, &mine);
+    cpu_set_t mine = my_cores();
     int size = comm->node.size, sharing = 0;
     cpu_set_t *all = ZS_NEW(cpu_set_t, size);
     char *gathered;
@@ -75,14 +106,15 @@ static int ranks_on_my_cores(const zs_comm *comm) {
     return sharing > 0 ? sharing : 1;
 }
 
+void zs_machine_use_threads(int threads) {
+    omp_set_num_threads(threads);
+    if (openblas_set_num_threads) openblas_set_num_threads(threads);
+}
+
 void zs_machine_set_threads(const zs_comm *comm, zs_string *out) {
     int cores = zs_machine_cores(), sharing = comm->node.size > 1 ? ranks_on_my_cores(comm) : 1;
     const char *given = getenv("OMP_NUM_THREADS");
-    if (!given || !given[0]) {
-        int threads = cores / sharing > 1 ? cores / sharing : 1;
-        omp_set_num_threads(threads);
-        if (openblas_set_num_threads) openblas_set_num_threads(threads);
-    }
+    if (!given || !given[0]) zs_machine_use_threads(cores / sharing > 1 ? cores / sharing : 1);
     zs_string_printf(out, "%d rank%s, %d thread%s each%s; %d core%s", comm->world.size,
                      comm->world.size == 1 ? "" : "s", omp_get_max_threads(),
                      omp_get_max_threads() == 1 ? "" : "s", given && given[0] ? " (OMP_NUM_THREADS)" : "",
@@ -92,6 +124,11 @@ void zs_machine_set_threads(const zs_comm *comm, zs_string *out) {
 }
 
 /* Trial of a kernel. */
+
+int zs_machine_kernel_main(void) {
+    const char *kernel = zs_machine_kernel(), *better = zs_machine_better_kernel(kernel, zs_machine_simd());
+    return printf("%s\n", better ? better : kernel) < 0;
+}
 
 int zs_machine_measure_main(void) {
     printf("%s %.6g\n", zs_machine_kernel(), zs_machine_sgemm_rate());

@@ -253,6 +253,7 @@ static zs_status make_plan(const zs_arguments *arguments, zs_error *err) {
     p.read = zs_machine_read_rate() * 1e9;
     printf("policy: %.3f billion parameters; layout %s\n\n", p.params / 1e9, layout);
     zs_plan_print_memory(&p);
+    zs_plan_print_training(&p);
     zs_plan_print_loading(&p);
     print_volumes(&p);
     print_times(&p, world);

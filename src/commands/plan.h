@@ -23,6 +23,7 @@ typedef struct zs_plan {
 
 void zs_plan_precisions(zs_plan *plan); /* in memory, from the settings and those of the folders */
 void zs_plan_print_memory(const zs_plan *plan);
+void zs_plan_print_training(const zs_plan *plan); /* by parameter and by token */
 void zs_plan_print_loading(const zs_plan *plan);
 
 #endif

@@ -26,11 +26,11 @@ void zs_plan_precisions(zs_plan *p) {
 }
 
 typedef struct memory { /* bytes of one rank */
-    double weights, gradients, optimizer, reference, activations, cache;
+    double weights, gradients, optimizer, reference, activations, cache, buffers;
 } memory;
 
 static double memory_sum(const memory *m) {
-    return m->weights + m->gradients + m->optimizer + m->reference + m->activations + m->cache;
+    return m->weights + m->gradients + m->optimizer + m->reference + m->activations + m->cache + m->buffers;
 }
 
 static double engine_bytes(const zs_plan *p, const zs_model_config *model, const char *group) {
@@ -45,6 +45,19 @@ static double engine_bytes(const zs_plan *p, const zs_model_config *model, const
                                 .max_length = zs_config_int(p->config, length)};
     if (engine.cache_tokens == 0) engine.cache_tokens = engine.max_batch * engine.max_length;
     return (double)zs_engine_bytes(model, &engine);
+}
+
+/* Tokens of a micro-batch: a longest episode has to fit (zs_learner_create). */
+static int64_t micro_tokens(const zs_plan *p) {
+    int64_t wish = zs_config_int(p->config, "learn.micro_tokens"),
+            longest = zs_config_int(p->config, "rollout.context_tokens");
+    return wish < longest ? longest : wish;
+}
+
+/* Gradients that arrive from other learners. */
+static double buffer_bytes(const zs_plan *p) {
+    return (double)zs_reducer_bytes((int64_t)p->params, zs_config_int(p->config, "learn.bucket_params"),
+                                    p->ranks[LEARNER]);
 }
 
 /* Of a rank whose role `sharers` ranks of its node play: a frozen model counts with this rank's part of it.
@@ -63,8 +76,9 @@ static memory memory_of(const zs_plan *p, int role, int64_t sharers) {
         m.optimizer = 8 * p->params / (double)p->ranks[LEARNER]; /* m and v of this learner's shard */
         if (p->reference)
             m.reference = p->params * (double)zs_dtype_size(p->reference_kept) / (double)sharers;
-        m.activations = (double)zs_workspace_bytes(&p->policy, zs_config_int(p->config, "learn.micro_tokens"),
-                                                   true, zs_config_bool(p->config, "learn.recompute"));
+        m.activations = (double)zs_workspace_bytes(&p->policy, micro_tokens(p), true,
+                                                   zs_config_bool(p->config, "learn.recompute"));
+        m.buffers = buffer_bytes(p);
     }
     return m;
 }
@@ -80,6 +94,7 @@ static memory memory_of_all(const zs_plan *p, int64_t sharers) {
         all.reference += m.reference;
         all.activations += m.activations;
         all.cache += m.cache;
+        all.buffers += m.buffers;
     }
     return all;
 }
@@ -131,9 +146,9 @@ static nodes survey(const zs_plan *p) {
 }
 
 static void print_memory_line(const char *name, int64_t ranks, const memory *m) {
-    printf("%-10s %6lld %9.2f %9.2f %9.2f %9.2f %11.2f %9.2f %9.2f\n", name, (long long)ranks,
+    printf("%-10s %6lld %9.2f %9.2f %9.2f %9.2f %11.2f %9.2f %9.2f %9.2f\n", name, (long long)ranks,
            m->weights / GIB, m->gradients / GIB, m->optimizer / GIB, m->reference / GIB, m->activations / GIB,
-           m->cache / GIB, memory_sum(m) / GIB);
+           m->cache / GIB, m->buffers / GIB, memory_sum(m) / GIB);
 }
 
 void zs_plan_print_memory(const zs_plan *p) {
@@ -141,8 +156,8 @@ void zs_plan_print_memory(const zs_plan *p) {
     printf("memory of one rank, GiB (the program's other buffers are small beside these); simulator and\n"
            "reference stand once a node, and a rank's part of them is counted; ranks of a node: %lld\n",
            (long long)p->node_ranks);
-    printf("%-10s %6s %9s %9s %9s %9s %11s %9s %9s\n", "role", "ranks", "weights", "gradients", "optimizer",
-           "reference", "activations", "KV cache", "sum");
+    printf("%-10s %6s %9s %9s %9s %9s %11s %9s %9s %9s\n", "role", "ranks", "weights", "gradients",
+           "optimizer", "reference", "activations", "KV cache", "buffers", "sum");
     for (int role = 0; role < ROLES; role++) {
         if (p->ranks[role] == 0) continue;
         memory m = memory_of(p, role, all.least[role]);
@@ -155,6 +170,30 @@ void zs_plan_print_memory(const zs_plan *p) {
     double here = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     printf("the fullest node: %.2f GiB; all %lld ranks together: %.2f GiB; this machine has %.2f GiB\n\n",
            all.fullest / GIB, (long long)p->world, all.sum / GIB, here / GIB);
+}
+
+/* What each further token of a micro-batch takes. */
+static double token_bytes(const zs_plan *p, bool recompute) {
+    const int64_t from = 4096,
+                  to = 8192; /* past the sizes that a chunk of logits or a block of rows is held to */
+    return (double)(zs_workspace_bytes(&p->policy, to, true, recompute) -
+                    zs_workspace_bytes(&p->policy, from, true, recompute)) /
+           (double)(to - from);
+}
+
+void zs_plan_print_training(const zs_plan *p) {
+    double learners = (double)p->ranks[LEARNER], moments = 8 / learners;
+    bool recompute = zs_config_bool(p->config, "learn.recompute");
+    double buffers = buffer_bytes(p) / p->params;
+    double now = (double)zs_workspace_bytes(&p->policy, micro_tokens(p), true, recompute);
+    printf("memory of training, bytes of a learner\n");
+    printf("a parameter   weights 4, gradients 4, moments %.3g (8 over %lld learners), buffers %.3g: %.2f\n",
+           moments, (long long)p->ranks[LEARNER], buffers, 8 + moments + buffers);
+    printf("a token       %.0f, with learn.recompute %.0f; a micro-batch has %lld (learn.recompute = %s)\n",
+           token_bytes(p, false), token_bytes(p, true), (long long)micro_tokens(p),
+           recompute ? "true" : "false");
+    printf("beside these  %.0f, most of it a chunk of logits\n\n",
+           fmax(0, now - token_bytes(p, recompute) * (double)micro_tokens(p)));
 }
 
 static void print_loading_line(const zs_plan *p, const char *name, double params, zs_dtype stored,

@@ -35,6 +35,22 @@ void zs_adamw_update(int64_t n, int64_t step, zs_adamw settings, float grad_scal
 #define SQUARES_BLOCK 4096
 #define SQUARES_GROUP 256
 
+/* Several sums side by side: one would wait for its own last addition, and memory for it. */
+static double block_squares(int64_t n, const float *x) {
+    enum { LANES = 32 };
+    double lane[LANES] = {0}, sum = 0;
+    int64_t whole = n / LANES * LANES;
+    for (int64_t at = 0; at < whole; at += LANES)
+#pragma omp simd
+        for (int i = 0; i < LANES; i++)
+            lane[i] += (double)x[at + i] * (double)x[at + i];
+    for (int i = 0; i < LANES; i++)
+        sum += lane[i];
+    for (int64_t i = whole; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
 double zs_sum_of_squares(int64_t n, const float *x) {
     double total = 0;
     int64_t blocks = (n + SQUARES_BLOCK - 1) / SQUARES_BLOCK;
@@ -45,11 +61,7 @@ double zs_sum_of_squares(int64_t n, const float *x) {
         for (int64_t b = 0; b < count; b++) {
             int64_t begin = (first + b) * SQUARES_BLOCK;
             int64_t end = begin + SQUARES_BLOCK < n ? begin + SQUARES_BLOCK : n;
-            double sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = begin; i < end; i++)
-                sum += (double)x[i] * (double)x[i];
-            sums[b] = sum;
+            sums[b] = block_squares(end - begin, x + begin);
         }
         for (int64_t b = 0; b < count; b++)
             total += sums[b];

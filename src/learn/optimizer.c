@@ -89,7 +89,7 @@ double zs_optimizer_update(zs_optimizer *optimizer, double *rate) {
         zs_log(ZS_LOG_WARNING, "update %lld skipped: the gradient norm is not finite",
                (long long)optimizer->step);
     }
-    memset(optimizer->grads, 0, (size_t)optimizer->model->num_params * sizeof(float));
+    zs_zero(optimizer->grads, optimizer->model->num_params * (int64_t)sizeof(float));
     return norm;
 }
 

@@ -2,8 +2,7 @@
 #include "workspace.h"
 
 #include "zerosearch/kernels.h"
-
-#include <string.h>
+#include "zerosearch/memory.h"
 
 /* Rows [begin, begin + rows): from the gradient of the layer's output in w->dx to that of attention's result
  * in w->dmixed, with w->dx now the gradient of x2. */
@@ -71,7 +70,7 @@ void zs_model_backward(const zs_model *model, zs_workspace *w, const zs_batch *b
               "backward without the head's gradient of the last forward");
     ZS_ASSERT(model->params, "backward through bf16 weights; they are trained in f32");
     w->have_gradient = false;
-    memset(w->dx, 0, (size_t)(batch->num_tokens * h) * sizeof(float));
+    zs_zero(w->dx, batch->num_tokens * h * (int64_t)sizeof(float));
     zs_rmsnorm_backward(batch->num_tokens, h, w->x_last, model->params + model->final_norm, w->inv_last,
                         w->dfinal, w->dx, grads + model->final_norm);
     if (ready) ready(context, model->final_norm, model->num_params);

@@ -2,6 +2,7 @@
 #include "workspace.h"
 
 #include "zerosearch/kernels.h"
+#include "zerosearch/memory.h"
 
 #include <string.h>
 
@@ -46,7 +47,7 @@ void zs_model_head(const zs_model *model, zs_workspace *w, const zs_batch *batch
     ZS_ASSERT(!backward || (w->with_backward && grads), "gradients asked of a forward-only workspace");
     ZS_ASSERT(!backward || model->params, "gradients of bf16 weights; they are trained in f32");
     int64_t h = model->config.hidden_size, rows = 0;
-    if (backward) memset(w->dfinal, 0, (size_t)(batch->num_tokens * h) * sizeof(float));
+    if (backward) zs_zero(w->dfinal, batch->num_tokens * h * (int64_t)sizeof(float));
     for (int64_t s = 0; s < batch->num_sequences; s++) {
         int64_t begin = batch->offsets[s], end = batch->offsets[s + 1];
         if (log_prob && begin < end) log_prob[begin] = 0;
@@ -118,7 +119,7 @@ void zs_model_head_masked(const zs_model *model, zs_workspace *w, const zs_batch
     int64_t rows = 0, begin = 0;
     memset(log_prob, 0, bytes);
     if (entropy) memset(entropy, 0, bytes);
-    if (grads) memset(w->dfinal, 0, bytes * (size_t)model->config.hidden_size);
+    if (grads) zs_zero(w->dfinal, (int64_t)bytes * model->config.hidden_size);
     for (int64_t s = 0; s < batch->num_sequences; s++)
         for (int64_t t = batch->offsets[s] + 1; t < batch->offsets[s + 1]; t++) {
             if (!mask[t]) continue;

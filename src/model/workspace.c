@@ -14,7 +14,9 @@ typedef struct cutter {
 
 static void *cut(cutter *c, int64_t count, size_t size) {
     void *piece = c->base ? c->base + c->used : NULL;
-    c->used += (count * (int64_t)size + 63) / 64 * 64;
+    int64_t bytes = (count * (int64_t)size + 63) / 64 * 64;
+    if (piece) zs_zero(piece, bytes);
+    c->used += bytes;
     return piece;
 }
 
@@ -112,7 +114,7 @@ zs_workspace *zs_workspace_create(const zs_model_config *config, int64_t max_tok
     ZS_ASSERT(max_tokens > 0, "a workspace for %lld tokens", (long long)max_tokens);
     zs_workspace *workspace = ZS_NEW(zs_workspace, 1);
     *workspace = plan(config, max_tokens, with_backward, recompute);
-    workspace->memory = zs_alloc(workspace->bytes, 1);
+    workspace->memory = zs_alloc_untouched(workspace->bytes, 1);
     cutter hand_out = {workspace->memory, 0};
     cut_all(&hand_out, workspace);
     double *inv_freq = ZS_NEW(double, config->head_dim / 2);
