@@ -186,7 +186,8 @@ typedef struct generation {
 static generation start_generation(const zs_bench *bench, const zs_model *model, int64_t batch,
                                    int64_t fresh) {
     generation g = {.length = bench->prompt + fresh};
-    zs_engine_options options = {.max_batch = batch, .max_length = g.length};
+    zs_engine_options options = {
+        .max_batch = batch, .max_length = g.length, .cache_dtype = bench->cache_dtype};
     options.cache_tokens = batch * (g.length + 16); /* whole pages each, and a shared tail */
     g.engine = zs_engine_create(model, NULL, &options);
     g.prompt = ZS_NEW(int32_t, bench->prompt);
@@ -229,11 +230,12 @@ static void prefill(const zs_bench *bench, zs_dtype dtype) {
                                  attention_flops(&bench->config, (double)(bench->prompt + 1) / 2)) +
         2 * head;
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
+                               {"cache_bytes", (double)zs_dtype_size(bench->cache_dtype)},
                                {"prompt", (double)bench->prompt},
                                {"tokens_per_s", (double)bench->prompt / best},
                                {"gflops", flops / best * 1e-9},
                                {"of_best_gemm", flops / best * 1e-9 / bench->best_gflops}};
-    zs_bench_report(bench, "prefill", fields, 5);
+    zs_bench_report(bench, "prefill", fields, 6);
     end_generation(&g);
     zs_model_destroy(model);
 }
@@ -260,10 +262,11 @@ static void decode(const zs_bench *bench, zs_dtype dtype, const zs_model *model,
     double seconds = zs_seconds() - start;
     double keys = (double)bench->prompt + (double)bench->fresh / 2;
     double flops = (double)tokens * (2 * matrix_params(c) + attention_flops(c, keys));
-    double bytes =
-        (double)zs_dtype_size(dtype) * (double)steps * matrix_params(c) +
-        8 * (double)tokens * keys * (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
+    double bytes = (double)zs_dtype_size(dtype) * (double)steps * matrix_params(c) +
+                   2 * (double)(zs_dtype_size(bench->cache_dtype) * tokens) * keys *
+                       (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
+                               {"cache_bytes", (double)zs_dtype_size(bench->cache_dtype)},
                                {"batch", (double)batch},
                                {"prompt", (double)bench->prompt},
                                {"tokens_per_s", (double)tokens / seconds},
@@ -272,7 +275,7 @@ static void decode(const zs_bench *bench, zs_dtype dtype, const zs_model *model,
                                {"gb_per_s", bytes / seconds * 1e-9},
                                {"of_best_gemm", flops / seconds * 1e-9 / bench->best_gflops},
                                {"of_best_read", bytes / seconds * 1e-9 / bench->best_read}};
-    zs_bench_report(bench, "decode", fields, 9);
+    zs_bench_report(bench, "decode", fields, 10);
     end_generation(&g);
 }
 
