@@ -179,6 +179,18 @@ assert [l.get("weight_bytes") for l in lines if l["bench"] == "prefill"] == [4, 
 drift = [l for l in lines if l["bench"] == "drift"][0]
 assert drift["tokens"] == 89 and 0 < drift["mean_abs"] < drift["max_abs"] < 0.1 and 0 < drift["kl"] < 1e-3
 ' "$T/out"
+"$ZS" bench prefill,decode,drift --shape tiny --batch 2 --prompt 20 --new 6 --tokens 90 --cache-dtype bf16 --json \
+    >"$T/out" 2>"$T/err"
+check "bench takes keys and values in bf16" python3 -c '
+import json, sys
+lines = [json.loads(l) for l in open(sys.argv[1])]
+assert [l["cache_bytes"] for l in lines if l["bench"] in ("prefill", "decode")] == [2, 2]
+drift = [l for l in lines if l["bench"] == "drift"]
+assert [(l["weight_bytes"], l["cache_bytes"]) for l in drift] == [(2, 4), (4, 2), (2, 2)]
+assert all(l["tokens"] == 89 and 0 < l["mean_abs"] < l["max_abs"] < 0.1 and 0 < l["kl"] < 1e-3 for l in drift)
+' "$T/out"
+"$ZS" bench decode --cache-dtype f16 >"$T/out" 2>"$T/err"
+check "bench of an unknown precision of the cache is wrong usage" [ $? -eq 2 ]
 "$ZS" bench decode --dtype f16 >"$T/out" 2>"$T/err"
 check "bench of an unknown precision is wrong usage" [ $? -eq 2 ]
 "$ZS" bench drift --model "$T/nosuch" >"$T/out" 2>"$T/err"

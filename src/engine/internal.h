@@ -144,8 +144,8 @@ int64_t zs_paged_work_bytes(const zs_model_config *config, int64_t max_rows, int
  * even. */
 void zs_paged_store(zs_kv_cache *cache, int64_t layer, int64_t num_segments, const zs_segment *segments,
                     int64_t heads, const float *qkv, int64_t qkv_stride, int threads);
-/* out [rows, heads head_dim]; each query sees its own sequence up to itself. A row's bits depend on its own
- * sequence alone: not on threads, nor on who stands beside it. */
+/* out [rows, heads head_dim], the segments' rows being 0 .. rows-1; a query sees its sequence up to itself. A
+ * row's bits depend on its own sequence alone: not on threads, nor on who stands beside it. */
 void zs_paged_attention(const zs_kv_cache *cache, int64_t layer, int64_t num_segments,
                         const zs_segment *segments, int64_t heads, const float *qkv, int64_t qkv_stride,
                         float *out, zs_paged_work *work);
