@@ -156,7 +156,7 @@ static edge find_edge(const float *weights, int64_t number, int64_t count, doubl
 }
 
 typedef struct range { /* weights in [low, high) and above */
-    int64_t number;    /* in it, or more than there is room for */
+    int64_t number;
     int64_t above_count;
     double sum, above_sum;
 } range;
@@ -172,29 +172,40 @@ static inline int64_t count_lanes(zs_v16i mask) {
 #endif
 }
 
-/* Copies the weights in [low, high) to `chosen` [room + ZS_LANES], and stops where there is no more room. Of
- * every `stride` blocks of 16 one is looked at. */
+/* Copies the weights in [low, high) to `chosen` [room + ZS_LANES], while there is room. Of every `stride`
+ * blocks of 16 one is looked at. */
 static range gather(const float *weights, int64_t vocab, int64_t stride, float low, float high, int64_t room,
                     float *chosen) {
+    enum { BLOCKS = 32 }; /* added up in f32 before their sum goes into a double */
     range r = {0};
-    for (int64_t i = 0; i < vocab && r.number <= room; i += stride * ZS_LANES) {
+    zs_v16 inside_sum = {0}, above_sum = {0};
+    int64_t added = 0;
+    for (int64_t i = 0; i < vocab; i += stride * ZS_LANES) {
         zs_v16 block = load(weights + i, vocab - i, -1.0f);
         zs_v16i reaches = block >= low, above = block >= high, inside = reaches & ~above;
         if (!any(reaches)) continue;
-        if (any(above)) {
-            r.above_sum += (double)zs_v16_sum((zs_v16)((zs_v16i)block & above));
-            r.above_count += count_lanes(above);
+        above_sum += (zs_v16)((zs_v16i)block & above);
+        inside_sum += (zs_v16)((zs_v16i)block & inside);
+        r.above_count += count_lanes(above);
+        if (++added % BLOCKS == 0) {
+            r.above_sum += (double)zs_v16_sum(above_sum);
+            r.sum += (double)zs_v16_sum(inside_sum);
+            above_sum = inside_sum = (zs_v16){0};
         }
-        r.sum += (double)zs_v16_sum((zs_v16)((zs_v16i)block & inside));
 #ifdef __AVX512F__
         __mmask16 mask = _mm512_test_epi32_mask((__m512i)inside, (__m512i)inside);
-        _mm512_storeu_ps(chosen + r.number, _mm512_maskz_compress_ps(mask, (__m512)block));
+        if (r.number <= room)
+            _mm512_storeu_ps(chosen + r.number, _mm512_maskz_compress_ps(mask, (__m512)block));
         r.number += __builtin_popcount(mask);
 #else
-        for (int j = 0; j < ZS_LANES; j++)
-            if (inside[j]) chosen[r.number++] = block[j];
+        for (int j = 0; j < ZS_LANES; j++) {
+            if (inside[j] && r.number <= room) chosen[r.number] = block[j];
+            r.number -= inside[j];
+        }
 #endif
     }
+    r.above_sum += (double)zs_v16_sum(above_sum);
+    r.sum += (double)zs_v16_sum(inside_sum);
     return r;
 }
 
@@ -218,28 +229,26 @@ static double cut(float *weights, int64_t vocab, float threshold, int64_t ties) 
     return kept;
 }
 
-/* A flat distribution has more candidates than there is room for: a sample of the vocabulary says between
- * which weights the edge most likely lies, and one look at all tells whether it does. `total`: of all
- * weights.
- */
-static bool find_edge_by_sample(const float *weights, int64_t vocab, int64_t count, double mass, double total,
-                                int64_t room, float *chosen, edge *out) {
-    enum { SAMPLED_BLOCKS = 256 };
-    const double margin = 0.03;
-    int64_t blocks = (vocab + ZS_LANES - 1) / ZS_LANES, stride = blocks / SAMPLED_BLOCKS;
+/* More candidates in [low, high), which `r` tells of and the edge is in, than there is room for: a sample of
+ * them says between which weights the edge most likely lies, and one look at all tells whether it does. */
+static bool find_edge_by_sample(const float *weights, int64_t vocab, float low, float high, range r,
+                                int64_t count, double mass, int64_t room, float *chosen, edge *out) {
+    enum { SAMPLED_BLOCKS = 512 };
+    const double margin = 0.015; /* of the range, either way */
+    int64_t stride = (vocab / ZS_LANES) / SAMPLED_BLOCKS;
     if (stride < 2) return false;
-    range sample = gather(weights, vocab, stride, 0, INFINITY, room, chosen);
-    double share = sample.sum / total, part = (double)sample.number / (double)vocab;
-    if (sample.number > room || !(sample.sum > 0)) return false;
-    float bounds[2];
+    range sample = gather(weights, vocab, stride, low, high, room, chosen);
+    if (sample.number > room || sample.number < 1) return false;
+    double number = (double)(count - r.above_count) / (double)r.number, part = (mass - r.above_sum) / r.sum;
+    float bounds[2] = {low, high};
     for (int side = 0; side < 2; side++) {
-        double wanted = 1 + (side ? margin : -margin), number = (double)count * part * wanted;
-        edge e =
-            find_edge(chosen, sample.number, number < 1 ? 1 : (int64_t)number, mass * share * wanted, 0, 0);
-        bounds[side] = e.threshold;
-        if (side && number >= (double)sample.number && !(mass * share * wanted < sample.sum)) bounds[1] = 0;
+        double shift = side ? -margin : margin, n = (number + shift) * (double)sample.number;
+        double share = part + shift;
+        if (side ? n < 1 || share <= 0 : n >= (double)sample.number && share >= 1) continue;
+        int64_t most = n < (double)sample.number ? (int64_t)n : sample.number;
+        bounds[side] = find_edge(chosen, sample.number, most, share * sample.sum, 0, 0).threshold;
     }
-    range r = gather(weights, vocab, 1, bounds[1], bounds[0], room, chosen);
+    r = gather(weights, vocab, 1, bounds[0], bounds[1], room, chosen);
     bool before = r.above_count < count && r.above_sum < mass;
     bool reached = r.above_count + r.number >= count || r.above_sum + r.sum >= mass;
     if (r.number > room || !before || !reached) return false;
@@ -247,21 +256,22 @@ static bool find_edge_by_sample(const float *weights, int64_t vocab, int64_t cou
     return true;
 }
 
-/* Zeroes all but the largest weights: at most `count` of them, or the fewest that hold `mass` of `total`.
+/* Zeroes all but the largest weights: at most `count` of them, or the fewest that hold `mass`.
  * Ties go to the lower ids. Returns the sum of what is kept. */
-static double keep_largest(float *weights, int64_t vocab, int64_t count, double mass, double total) {
+static double keep_largest(float *weights, int64_t vocab, int64_t count, double mass) {
     enum { ROOM = 16384 };
     float chosen[ROOM + 2 * ZS_LANES];
     edge e;
     for (float low = 0x1p-4f, high = INFINITY; low > 0x1p-25f; high = low, low *= 0x1p-4f) {
         range r = gather(weights, vocab, 1, low, high, ROOM, chosen);
-        if (r.number > ROOM) break;
         if (r.above_count + r.number < count && !(r.above_sum + r.sum >= mass)) continue;
-        e = find_edge(chosen, r.number, count, mass, r.above_count, r.above_sum);
+        if (r.number <= ROOM)
+            e = find_edge(chosen, r.number, count, mass, r.above_count, r.above_sum);
+        else if (!find_edge_by_sample(weights, vocab, low, high, r, count, mass, ROOM, chosen, &e))
+            break;
         return cut(weights, vocab, e.threshold, e.ties);
     }
-    if (!find_edge_by_sample(weights, vocab, count, mass, total, ROOM, chosen, &e))
-        e = find_edge(weights, vocab, count, mass, 0, 0);
+    e = find_edge(weights, vocab, count, mass, 0, 0);
     return cut(weights, vocab, e.threshold, e.ties);
 }
 
@@ -303,8 +313,8 @@ int32_t zs_sample(float *logits, int64_t vocab, const zs_sampling *sampling, dou
         double kept = sum;
         /* The weights before the filters give the log-probability, so keep the sum of all of them. */
         if (sampling->top_k > 0 && sampling->top_k < vocab)
-            kept = keep_largest(logits, vocab, sampling->top_k, INFINITY, sum);
-        if (sampling->top_p < 1) kept = keep_largest(logits, vocab, vocab, sampling->top_p * kept, kept);
+            kept = keep_largest(logits, vocab, sampling->top_k, INFINITY);
+        if (sampling->top_p < 1) kept = keep_largest(logits, vocab, vocab, sampling->top_p * kept);
         token = invert(logits, vocab, u * kept, token);
     }
     *log_prob = (float)log((double)logits[token] / sum);
