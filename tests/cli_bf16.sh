@@ -48,6 +48,14 @@ check bf16_is_another_run differ f32 n3
 exits 0 run 3 "$work/f32off" --set rollout.dtype=f32 --set learn.importance_cap=0
 check cap_does_not_touch_f32 same f32 f32off
 
+check bf16_cache_trains exits 0 run 3 "$work/cache" --set rollout.dtype=f32 --set rollout.cache_dtype=bf16 --set search.cache_dtype=bf16
+check bf16_cache_is_another_run differ cache f32
+check bf16_cache_drift_is_measured all cache log_prob_mismatch 'x > 1e-5 && x < 0.1'
+check bf16_cache_is_weighed all cache importance_weight 'x > 0.9 && x < 1.1 && x != 1'
+exits 0 run 3 "$work/cacheoff" --set rollout.dtype=f32 --set rollout.cache_dtype=bf16 --set search.cache_dtype=bf16 \
+    --set learn.importance_cap=0
+check bf16_cache_correction_matters differ cache cacheoff
+
 exits 0 run 3 "$work/again"
 check bf16_same_seed_same_bits same n3 again
 exits 0 run 3 "$work/colocated_again" --set groups.layout=colocated

@@ -245,5 +245,7 @@ check plan-split sh -c "$ZS plan --shape qwen2.5-3b --ranks 64 --set 'groups.lay
     awk '/^proposed/ { exit !(\$2 + \$3 + \$4 == 64 && \$2 > 0 && \$3 > 0 && \$4 > 0) }'"
 # Qwen2.5-0.5B has 494,032,768 parameters: 1.84 GiB of weights, twice that of optimizer state for one learner
 check plan-memory sh -c "$ZS plan --shape qwen2.5-0.5b | awk '/^learner/ { exit !(\$3 == 1.84 && \$5 == 3.68) }'"
+check plan-cache-dtype sh -c "for d in f32 bf16; do $ZS plan --shape qwen2.5-3b --ranks 16 --set rollout.cache_dtype=\$d; done |
+    awk '/^rollout/ {kv[n++] = \$8} END {exit !(kv[1] < 0.6 * kv[0])}'"
 refused plan-model 2 "model.policy" $ZS plan
 exit $failed

@@ -157,3 +157,16 @@ check "a tokenizer beyond the model's vocabulary" bash -c '
     mkdir "$1/small" && cp "$1/model/"* "$1/small" && cp "$1/config.json" "$1/small"
     "$0" generate --model "$1/small" --prompt "the answer" >"$1/out" 2>"$1/err"
     [ $? -eq 1 ] && [ "$(grep -c "^error" "$1/err")" -eq 1 ]' "$ZS" "$T"
+
+"$ZS" bench prefill,decode,drift --shape tiny --batch 2 --prompt 20 --new 6 --tokens 90 --cache-dtype bf16 --json \
+    >"$T/out" 2>"$T/err"
+check "bench takes keys and values in bf16" python3 -c '
+import json, sys
+lines = [json.loads(l) for l in open(sys.argv[1])]
+assert [l["cache_bytes"] for l in lines if l["bench"] in ("prefill", "decode")] == [2, 2]
+drift = [l for l in lines if l["bench"] == "drift"]
+assert [(l["weight_bytes"], l["cache_bytes"]) for l in drift] == [(2, 4), (4, 2), (2, 2)]
+assert all(l["tokens"] == 89 and 0 < l["mean_abs"] < l["max_abs"] < 0.1 and 0 < l["kl"] < 1e-3 for l in drift)
+' "$T/out"
+"$ZS" bench decode --cache-dtype f16 >"$T/out" 2>"$T/err"
+check "bench of an unknown precision of the cache is wrong usage" [ $? -eq 2 ]

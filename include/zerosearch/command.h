@@ -42,6 +42,8 @@ zs_status zs_arg_float(const zs_arguments *arguments, const char *name, double f
 /* The language model of option --model, whole, in the precision of option --dtype (f32 or bf16; f32 when not
  * given); NULL on error. Local. */
 zs_status zs_arg_model(const zs_arguments *arguments, zs_model **out, zs_error *err);
+/* Option --cache-dtype: ZS_F32, also when not given, or ZS_BF16. */
+zs_status zs_arg_cache_dtype(const zs_arguments *arguments, zs_dtype *out, zs_error *err);
 
 typedef struct zs_command {
     const char *name, *summary, *usage; /* usage: the lines under the summary in --help */

@@ -23,6 +23,8 @@ typedef struct zs_engine_options {
     int64_t page_size;     /* tokens in a page, rounded up to a power of two; 0: 16, the least */
     int64_t prefill_chunk; /* prompt tokens computed in one step at most; 0: 512 */
     int64_t max_length;    /* longest sequence, prompt included */
+    zs_dtype
+        cache_dtype; /* of keys and values: ZS_F32 (0), or ZS_BF16 in half the memory, rounded when stored */
 } zs_engine_options;
 
 typedef struct zs_sampling {
@@ -32,7 +34,7 @@ typedef struct zs_sampling {
 } zs_sampling;
 
 /* The model's weights, f32 or bf16, are read at each step (they may change between phases, when no sequence
- * is live); activations and the cache are f32. The model must have weights and no value head.
+ * is live); activations are f32. The model must have weights and no value head.
  * `tokenizer` may be NULL when no stop strings are used. Both must outlive the engine. */
 zs_engine *zs_engine_create(const zs_model *model, const zs_tokenizer *tokenizer,
                             const zs_engine_options *options);

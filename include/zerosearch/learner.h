@@ -35,10 +35,11 @@ void zs_learner_prepare(zs_learner *learner, const zs_episodes *episodes, bool a
 /* What zs_learner_prepare has left, advantages, then the epochs and minibatches of updates. `episodes`: this
  * learner's, of `num_questions` questions in the step. Collective on learners.
  *
- * Where rollouts play in other precision (rollout.dtype) or a step ahead (rollout.staleness) and
- * learn.importance_cap is above 0, the loss is weighted as learn.h says: the old policy's log-probabilities
- * are computed here in f32, by the update's own forward (r is 1 then) when a step has one update, else by a
- * pass before the first. Else the recorded ones are the old ones, as on-policy PPO has it. */
+ * Where rollouts play in other precision (rollout.dtype, rollout.cache_dtype) or a step ahead
+ * (rollout.staleness) and learn.importance_cap is above 0, the loss is weighted as learn.h says: the old
+ * policy's log-probabilities are computed here in f32, by the update's own forward (r is 1 then) when a step
+ * has one update, else by a pass before the first. Else the recorded ones are the old ones, as on-policy PPO
+ * has it. */
 zs_update_report zs_learner_update(zs_learner *learner, zs_episodes *episodes, int64_t num_questions);
 
 #endif

@@ -34,7 +34,8 @@ typedef struct zs_reply {
     char *documents; /* "Doc 1: ...\nDoc 2: ..." ; owned by the receiver, zs_free */
 } zs_reply;
 
-/* What an engine that can fail (a service, the corpus) did since its counts were last set to 0 (by zs_search_check). */
+/* What an engine that can fail (a service, the corpus) did since its counts were last set to 0 (by
+ * zs_search_check). */
 typedef struct zs_search_counts {
     int64_t queries, failed; /* replies given; those that failed */
     int64_t requests, retries, cache_hits;
@@ -103,6 +104,7 @@ typedef struct zs_simulator_options {
     double temperature, top_p;
     int64_t max_new_tokens, max_batch, max_length;
     int64_t cache_tokens; /* 0: max_batch x max_length */
+    zs_dtype cache_dtype; /* ZS_F32 or ZS_BF16 */
     uint64_t seed;
     const zs_chat *chat; /* of the model, outlives the engine; NULL: plain prompts */
 } zs_simulator_options;

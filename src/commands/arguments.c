@@ -51,6 +51,14 @@ static zs_status load_bf16(const char *name, zs_model **out, zs_error *err) {
     return status;
 }
 
+zs_status zs_arg_cache_dtype(const zs_arguments *arguments, zs_dtype *out, zs_error *err) {
+    const char *name = zs_arg_or(arguments, "cache-dtype", "f32");
+    *out = strcmp(name, "bf16") == 0 ? ZS_BF16 : ZS_F32;
+    if (*out == ZS_F32 && strcmp(name, "f32") != 0)
+        return zs_fail(err, ZS_USAGE, "--cache-dtype %.100s: f32 or bf16 is expected", name);
+    return ZS_OK;
+}
+
 zs_status zs_arg_model(const zs_arguments *arguments, zs_model **out, zs_error *err) {
     const char *folder, *dtype = zs_arg_or(arguments, "dtype", "f32");
     zs_status status = zs_arg_need(arguments, "model", &folder, err);

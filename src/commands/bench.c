@@ -37,6 +37,7 @@ static const zs_option options[] = {
     {"dtype", "NAME",
      "weights of gemm, prefill, decode, broadcast, load: f32, bf16, both or auto (f32;\n"
      "                             broadcast: both; load: as stored)"},
+    {"cache-dtype", "NAME", "keys and values of prefill, decode, drift: f32 or bf16 (f32)"},
     {"read", "WHO", "who reads in load: all, node or root (all)"},
     {"own", NULL, "load gives each rank its own f32 copy, as of a policy that is trained"},
     {"tokenizer", "DIR_OR_FILE", "the tokenizer that tokenize loads (one is trained)"},
@@ -170,6 +171,7 @@ static zs_status read_options(const zs_arguments *arguments, zs_bench *bench, zs
     if (status == ZS_OK) status = read_batches(bench, zs_arg_or(arguments, "batch", "1,8,64"), err);
     if (status == ZS_OK)
         status = read_count(arguments, "layers", bench->config.num_hidden_layers, 1000, &layers, err);
+    if (status == ZS_OK) status = zs_arg_cache_dtype(arguments, &bench->cache_dtype, err);
     if (status == ZS_OK) status = read_count(arguments, "seq", 256, 1 << 20, &bench->seq, err);
     if (status == ZS_OK) status = read_count(arguments, "tokens", 1024, 1 << 24, &bench->tokens, err);
     if (status == ZS_OK) status = read_count(arguments, "prompt", 256, 1 << 20, &bench->prompt, err);
@@ -251,8 +253,10 @@ const zs_command zs_command_bench = {
     "named), with --model DIR: a model folder onto all ranks, with the memory and the reading that each\n"
     "of them spends; search on all ranks: a corpus of --passages, generated in --folder (0.6 GB for each\n"
     "million, its index 1.2 GB), is indexed and asked for planted passages. drift: text is sampled from\n"
-    "the f32 model and scored with f32 and with bf16 weights: mean and largest difference of a token's\n"
-    "log-probability, KL(f32 || bf16) in nats a token, and by what part the perplexity grows.",
+    "the f32 model and scored with f32 and with bf16 weights; with --cache-dtype bf16 it is then drawn over\n"
+    "a cache in bf16, by f32 and by bf16 weights, and scored by the f32 model: mean and largest difference\n"
+    "of a token's log-probability, KL(drawn from || other) in nats a token, and by what part the\n"
+    "perplexity grows.",
     options,
     run,
     false};

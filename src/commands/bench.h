@@ -23,6 +23,7 @@ typedef struct zs_bench {
     bool json, keep;    /* keep: leave the generated corpus and its index */
     zs_dtype dtypes[2]; /* of the weights that gemm, prefill and decode run with */
     int num_dtypes;
+    zs_dtype cache_dtype;          /* of the keys and values of prefill, decode, drift */
     const char *read;              /* of load: who reads */
     zs_dtype dtype;                /* of load and broadcast: ZS_DTYPE_OTHER is as stored, both */
     const char *tokenizer, *text;  /* of tokenize: what is loaded, what is encoded; NULL: made up */

@@ -217,7 +217,8 @@ typedef struct generation {
 static generation start_generation(const zs_bench *bench, const zs_model *model, int64_t batch,
                                    int64_t fresh) {
     generation g = {.bench = bench, .length = bench->prompt + fresh};
-    zs_engine_options options = {.max_batch = batch, .max_length = g.length};
+    zs_engine_options options = {
+        .max_batch = batch, .max_length = g.length, .cache_dtype = bench->cache_dtype};
     options.cache_tokens = batch * (g.length + 16); /* whole pages each, and a shared tail */
     g.engine = zs_engine_create(model, NULL, &options);
     g.prompt = ZS_NEW(int32_t, bench->prompt);
@@ -260,11 +261,12 @@ static void prefill(const zs_bench *bench, zs_dtype dtype) {
                                  attention_flops(&bench->config, (double)(bench->prompt + 1) / 2)) +
         2 * head;
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
+                               {"cache_bytes", (double)zs_dtype_size(bench->cache_dtype)},
                                {"prompt", (double)bench->prompt},
                                {"tokens_per_s", (double)bench->prompt / seconds},
                                {"gflops", flops / seconds * 1e-9},
                                {"of_best_gemm", flops / seconds * 1e-9 / bench->best_gflops}};
-    zs_bench_report(bench, "prefill", fields, 5);
+    zs_bench_report(bench, "prefill", fields, 6);
     end_generation(&g);
     zs_model_destroy(model);
 }
@@ -299,10 +301,11 @@ static void decode(zs_bench *bench, zs_dtype dtype, const zs_model *model, int64
     double step = zs_bench_median(seconds, steps);
     double keys = (double)bench->prompt + (double)steps / 2;
     double flops = (double)batch * (2 * matrix_params(c) + attention_flops(c, keys));
-    double bytes =
-        (double)zs_dtype_size(dtype) * matrix_params(c) +
-        8 * (double)batch * keys * (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
+    double bytes = (double)zs_dtype_size(dtype) * matrix_params(c) +
+                   2 * (double)(zs_dtype_size(bench->cache_dtype) * batch) * keys *
+                       (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
+                               {"cache_bytes", (double)zs_dtype_size(bench->cache_dtype)},
                                {"batch", (double)batch},
                                {"prompt", (double)bench->prompt},
                                {"new", (double)steps},
@@ -312,7 +315,7 @@ static void decode(zs_bench *bench, zs_dtype dtype, const zs_model *model, int64
                                {"gb_per_s", bytes / step * 1e-9},
                                {"of_best_gemm", flops / step * 1e-9 / bench->best_gflops},
                                {"of_best_read", bytes / step * 1e-9 / bench->best_read}};
-    zs_bench_report(bench, "decode", fields, 10);
+    zs_bench_report(bench, "decode", fields, 11);
     zs_free(seconds);
     end_generation(&g);
 }

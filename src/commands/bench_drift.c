@@ -1,8 +1,11 @@
-/* bench drift: what rounding a model's weights to bf16 does to the log-probabilities of its own text.
+/* bench drift: what rounding a model's weights, or its keys and values, to bf16 does to the log-probabilities
+ * of its own text.
  *
  * Text is sampled from the f32 model, so that means over it are expectations under that model, and is then
  * scored by both. The KL divergence is estimated by r - 1 - log r with r = q(token) / p(token), which has the
- * right mean and, unlike -log r, cannot be negative (Schulman 2020, "Approximating KL divergence"). */
+ * right mean and, unlike -log r, cannot be negative (Schulman 2020, "Approximating KL divergence").
+ * A rounded cache has no forward pass of its own: there text is drawn over such a cache, as in a rollout,
+ * with the log-probabilities that the engine records, and is scored by the f32 model, as by a learner. */
 #include "bench.h"
 
 #include "zerosearch/engine.h"
@@ -15,7 +18,12 @@
 typedef struct text { /* `count` sequences of `length` tokens, one after another */
     int64_t count, length;
     int32_t *ids;
+    float *log_prob; /* as the engine recorded them */
 } text;
+
+typedef struct drift { /* sums over tokens: p is what the text was drawn from, q the other */
+    double count, log_p, shift, absolute, largest, kl;
+} drift;
 
 /* A beginning that the model knows, where it has one; else any token. */
 static int32_t first_token(const zs_model_config *c, zs_rng *rng) {
@@ -23,14 +31,16 @@ static int32_t first_token(const zs_model_config *c, zs_rng *rng) {
     return c->num_eos ? c->eos_token_ids[0] : (int32_t)zs_rng_below(rng, c->vocab_size);
 }
 
-static text sample_text(int64_t tokens, zs_model *model) {
+static text sample_text(int64_t tokens, zs_model *model, zs_dtype cache_dtype) {
     const zs_model_config config = model->config;
     text t = {.length = tokens < 256 ? tokens : 256};
     t.length = t.length < config.max_position_embeddings ? t.length : config.max_position_embeddings;
     t.length = t.length > 2 ? t.length : 2;
     t.count = (tokens + t.length - 1) / t.length;
     t.ids = ZS_NEW(int32_t, t.count * t.length);
-    zs_engine_options options = {.max_batch = t.count < 32 ? t.count : 32, .max_length = t.length};
+    t.log_prob = ZS_NEW(float, t.count *t.length);
+    zs_engine_options options = {
+        .max_batch = t.count < 32 ? t.count : 32, .max_length = t.length, .cache_dtype = cache_dtype};
     options.cache_tokens = options.max_batch * (t.length + 16);
     model->config.num_eos = 0; /* all sequences are of one length */
     zs_engine *engine = zs_engine_create(model, NULL, &options);
@@ -51,6 +61,7 @@ static text sample_text(int64_t tokens, zs_model *model) {
         for (int64_t h; (h = zs_engine_next_finished(engine, NULL)) >= 0; done++) {
             zs_sequence_view view = zs_engine_view(engine, h);
             memcpy(t.ids + done * t.length, view.ids, (size_t)t.length * sizeof *t.ids);
+            memcpy(t.log_prob + done * t.length, view.log_prob, (size_t)t.length * sizeof *t.log_prob);
             zs_engine_release(engine, h);
         }
     }
@@ -66,36 +77,72 @@ static void score(const zs_model *model, zs_workspace *workspace, const int32_t 
     zs_model_head(model, workspace, &batch, 1, log_prob, NULL, NULL, NULL);
 }
 
-static zs_status report(const zs_bench *bench, const zs_model *wide, const zs_model *narrow, const text *t,
-                        zs_error *err) {
-    zs_workspace *workspace = zs_workspace_create(&wide->config, t->length, false, false);
-    float *p = ZS_NEW(float, t->length), *q = ZS_NEW(float, t->length);
-    double sum = 0, shift = 0, absolute = 0, largest = 0, kl = 0, count = 0;
-    for (int64_t s = 0; s < t->count; s++) {
-        score(wide, workspace, t->ids + s * t->length, t->length, p);
-        score(narrow, workspace, t->ids + s * t->length, t->length, q);
-        for (int64_t i = 1; i < t->length; i++, count++) {
-            double d = (double)q[i] - p[i];
-            sum += p[i];
-            shift += d;
-            absolute += fabs(d);
-            largest = fmax(largest, fabs(d));
-            kl += expm1(d) - d;
-        }
+static void free_text(text *t) {
+    zs_free(t->ids);
+    zs_free(t->log_prob);
+}
+
+/* Tokens 1 .. length-1: nothing tells of the first. */
+static void add_drift(drift *sums, int64_t length, const float *p, const float *q) {
+    for (int64_t i = 1; i < length; i++) {
+        double d = (double)q[i] - p[i];
+        sums->count++;
+        sums->log_p += p[i];
+        sums->shift += d;
+        sums->absolute += fabs(d);
+        sums->largest = fmax(sums->largest, fabs(d));
+        sums->kl += expm1(d) - d;
     }
-    zs_bench_field fields[] = {{"tokens", count},
-                               {"perplexity", exp(-sum / count)},
-                               {"mean_abs", absolute / count},
-                               {"max_abs", largest},
-                               {"kl", kl / count},
-                               {"perplexity_change", expm1(-shift / count)}};
+}
+
+static zs_status report(const zs_bench *bench, zs_dtype weights, zs_dtype cache, const drift *sums,
+                        zs_error *err) {
+    if (isnan(sums->log_p) || isnan(sums->shift))
+        return zs_fail(err, ZS_FAILED, "the model gives no probabilities but NaN; are its weights damaged?");
+    zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(weights)},
+                               {"cache_bytes", (double)zs_dtype_size(cache)},
+                               {"tokens", sums->count},
+                               {"perplexity", exp(-sums->log_p / sums->count)},
+                               {"mean_abs", sums->absolute / sums->count},
+                               {"max_abs", sums->largest},
+                               {"kl", sums->kl / sums->count},
+                               {"perplexity_change", expm1(-sums->shift / sums->count)}};
+    zs_bench_report(bench, "drift", fields, 8);
+    return ZS_OK;
+}
+
+/* Text of the f32 model, scored with f32 and with bf16 weights. */
+static zs_status weights_drift(const zs_bench *bench, zs_model *wide, const zs_model *narrow, zs_error *err) {
+    text t = sample_text(bench->tokens, wide, ZS_F32);
+    zs_workspace *workspace = zs_workspace_create(&wide->config, t.length, false, false);
+    float *p = ZS_NEW(float, t.length), *q = ZS_NEW(float, t.length);
+    drift sums = {0};
+    for (int64_t s = 0; s < t.count; s++) {
+        score(wide, workspace, t.ids + s * t.length, t.length, p);
+        score(narrow, workspace, t.ids + s * t.length, t.length, q);
+        add_drift(&sums, t.length, p, q);
+    }
     zs_free(p);
     zs_free(q);
     zs_workspace_destroy(workspace);
-    if (isnan(sum))
-        return zs_fail(err, ZS_FAILED, "the model gives no probabilities but NaN; are its weights damaged?");
-    zs_bench_report(bench, "drift", fields, 6);
-    return ZS_OK;
+    free_text(&t);
+    return report(bench, ZS_BF16, ZS_F32, &sums, err);
+}
+
+/* Text drawn from `model` over a cache in bf16, scored by the f32 model's forward pass. */
+static zs_status cache_drift(const zs_bench *bench, zs_model *model, const zs_model *wide, zs_error *err) {
+    text t = sample_text(bench->tokens, model, ZS_BF16);
+    zs_workspace *workspace = zs_workspace_create(&wide->config, t.length, false, false);
+    float *q = ZS_NEW(float, t.length);
+    drift sums = {0};
+    for (int64_t s = 0; s < t.count; s++) {
+        score(wide, workspace, t.ids + s * t.length, t.length, q);
+        add_drift(&sums, t.length, t.log_prob + s * t.length, q);
+    }
+    zs_free(q);
+    zs_workspace_destroy(workspace);
+    free_text(&t);
+    return report(bench, model->params ? ZS_F32 : ZS_BF16, ZS_BF16, &sums, err);
 }
 
 zs_status zs_bench_drift(zs_bench *bench, zs_error *err) {
@@ -112,9 +159,10 @@ zs_status zs_bench_drift(zs_bench *bench, zs_error *err) {
     }
     zs_model *narrow = zs_model_create_bf16(&wide->config);
     zs_model_round_to_bf16(wide, narrow);
-    text t = sample_text(bench->tokens, wide);
-    zs_status status = report(bench, wide, narrow, &t, err);
-    zs_free(t.ids);
+    zs_status status = weights_drift(bench, wide, narrow, err);
+    bool cache = bench->cache_dtype == ZS_BF16;
+    if (status == ZS_OK && cache) status = cache_drift(bench, wide, wide, err);
+    if (status == ZS_OK && cache) status = cache_drift(bench, narrow, wide, err);
     zs_model_destroy(narrow);
     zs_model_destroy(wide);
     return status;

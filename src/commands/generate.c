@@ -28,12 +28,14 @@ static const zs_option options[] = {
     {"stop", "TEXT", "end with the token that completes this text"},
     {"ignore-eos", NULL, "go on after end tokens"},
     {"dtype", "f32|bf16", "precision that the weights are kept in (f32)"},
+    {"cache-dtype", "f32|bf16", "precision that keys and values are kept in (f32)"},
     {NULL, NULL, NULL}};
 
 typedef struct settings {
     const char *folder, *prompt, *prompt_file, *stop;
     int64_t max_tokens, seed;
     zs_sampling sampling;
+    zs_dtype cache_dtype;
     bool chat, ignore_eos;
     zs_chat_options chat_options;
 } settings;
@@ -64,6 +66,7 @@ static zs_status read_numbers(const zs_arguments *arguments, settings *s, zs_err
 static zs_status read_settings(const zs_arguments *arguments, settings *s, zs_error *err) {
     zs_status status = zs_arg_need(arguments, "model", &s->folder, err);
     if (status == ZS_OK) status = read_numbers(arguments, s, err);
+    if (status == ZS_OK) status = zs_arg_cache_dtype(arguments, &s->cache_dtype, err);
     if (status != ZS_OK) return status;
     const char *system = zs_arg(arguments, "system");
     s->prompt = zs_arg(arguments, "prompt");
@@ -183,7 +186,8 @@ static zs_status complete_prompt(const generator *g, zs_error *err) {
         return status;
     }
     int64_t length = longest(g, prompt.length), printed = prompt.length;
-    zs_engine_options engine_options = {.max_batch = 1, .cache_tokens = length, .max_length = length};
+    zs_engine_options engine_options = {
+        .max_batch = 1, .cache_tokens = length, .max_length = length, .cache_dtype = g->s.cache_dtype};
     zs_engine *engine = zs_engine_create(g->model, g->tokenizer, &engine_options);
     zs_decoder *decoder = decoder_after(g, prompt.data, prompt.length);
     int64_t handle = submit(g, engine, &prompt, 0);
@@ -272,8 +276,10 @@ static zs_status complete_lines(const generator *g, line *lines, int64_t count, 
     int64_t length = 0, batch = count < BATCH ? count : BATCH, printed = 0, handle;
     for (int64_t i = 0; i < count; i++)
         if (longest(g, lines[i].prompt.length) > length) length = longest(g, lines[i].prompt.length);
-    zs_engine_options engine_options = {
-        .max_batch = batch, .cache_tokens = batch * length, .max_length = length};
+    zs_engine_options engine_options = {.max_batch = batch,
+                                        .cache_tokens = batch * length,
+                                        .max_length = length,
+                                        .cache_dtype = g->s.cache_dtype};
     zs_engine *engine = zs_engine_create(g->model, g->tokenizer, &engine_options);
     for (int64_t i = 0; i < count; i++)
         lines[i].handle = submit(g, engine, &lines[i].prompt, first + i);
@@ -330,7 +336,8 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 }
 
 const zs_command zs_command_generate = {
-    "generate", "completion of a prompt, printed as it grows, or of many prompts from JSON lines",
+    "generate",
+    "completion of a prompt, printed as it grows, or of many prompts from JSON lines",
     "With --prompt the completion goes to stdout, without the prompt. With --prompt-file each line\n"
     "{\"prompt\":...} gives a line with the same keys and \"text\", \"log_prob\" (sum over the sampled "
     "tokens),\n"
@@ -341,4 +348,6 @@ const zs_command zs_command_generate = {
     "End tokens are those of config.json, generation_config.json, tokenizer_config.json and the chat "
     "format.\n"
     "The same seed gives the same text: the draws of a line depend on the seed and its number.",
-    options, run, true};
+    options,
+    run,
+    true};

@@ -62,10 +62,11 @@ static double forward_flops(const zs_model_config *c, double params, double toke
 /* Seconds to write `each` tokens in each of `sequences`, at most `batch` at once: a step reads all weights
  * and the cache of its sequences once, and computes. */
 static double decode_seconds(const zs_plan *p, const zs_model_config *c, double params, zs_dtype dtype,
-                             double sequences, double batch, double each, double length) {
+                             zs_dtype cache_dtype, double sequences, double batch, double each,
+                             double length) {
     double together = fmin(sequences, batch), steps = each * fmax(1, sequences / batch);
-    double cache =
-        8 * together * length / 2 * (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
+    double cache = (double)(2 * zs_dtype_size(cache_dtype)) * together * length / 2 *
+                   (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
     double compute = forward_flops(c, params, together, length / 2) / p->gemm;
     return steps * fmax(((double)zs_dtype_size(dtype) * params + cache) / p->read, compute);
 }
@@ -78,15 +79,15 @@ static double role_seconds(const void *context, int role, int64_t ranks) {
         if (!p->simulated || searches <= 0) return 0;
         double prompt = 300, length = prompt + p->document_tokens;
         return forward_flops(&p->simulator, p->simulator_params, searches * prompt, prompt) / p->gemm +
-               decode_seconds(p, &p->simulator, p->simulator_params, p->simulator_kept, searches,
-                              (double)zs_config_int(p->config, "search.max_batch"), p->document_tokens,
-                              length);
+               decode_seconds(p, &p->simulator, p->simulator_params, p->simulator_kept, p->simulator_cache,
+                              searches, (double)zs_config_int(p->config, "search.max_batch"),
+                              p->document_tokens, length);
     }
     if (role == ROLLOUT) {
         double samples = (double)zs_config_int(p->config, "rollout.samples"), sequences = p->episodes / n;
         double prefill = sequences * (p->prompt / samples + (p->turns - 1) * p->document_tokens);
         return forward_flops(&p->policy, p->params, prefill, p->episode_tokens) / p->gemm +
-               decode_seconds(p, &p->policy, p->params, p->rollout_dtype, sequences,
+               decode_seconds(p, &p->policy, p->params, p->rollout_dtype, p->rollout_cache, sequences,
                               (double)zs_config_int(p->config, "rollout.max_batch"),
                               p->turns * p->turn_tokens, p->episode_tokens);
     }

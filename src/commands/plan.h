@@ -13,7 +13,8 @@ typedef struct zs_plan {
     double params, simulator_params;                        /* counts */
     zs_dtype policy_stored, simulator_stored;               /* in the folders */
     zs_dtype rollout_dtype, simulator_kept, reference_kept; /* in memory; the learner's policy is f32 */
-    bool colocated, reference, simulated, ahead;            /* ahead: rollout.staleness */
+    zs_dtype rollout_cache, simulator_cache;
+    bool colocated, reference, simulated, ahead; /* ahead: rollout.staleness */
     int64_t ranks[ROLES];            /* that play each role, over all pods; colocated: all ranks play all */
     int64_t world, pods, node_ranks; /* node_ranks: of a node */
     double prompt, turns, turn_tokens, document_tokens; /* assumed, a mean episode */

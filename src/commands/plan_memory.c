@@ -22,6 +22,8 @@ static zs_dtype kept_as(const zs_plan *p, const char *key, zs_dtype stored) {
 void zs_plan_precisions(zs_plan *p) {
     p->rollout_dtype = kept_as(p, "rollout.dtype", ZS_F32);
     p->simulator_kept = kept_as(p, "model.simulator_dtype", p->simulator_stored);
+    p->rollout_cache = kept_as(p, "rollout.cache_dtype", ZS_F32);
+    p->simulator_cache = kept_as(p, "search.cache_dtype", ZS_F32);
     p->reference_kept = kept_as(p, "model.reference_dtype", p->policy_stored);
 }
 
@@ -33,7 +35,8 @@ static double memory_sum(const memory *m) {
     return m->weights + m->gradients + m->optimizer + m->reference + m->activations + m->cache + m->buffers;
 }
 
-static double engine_bytes(const zs_plan *p, const zs_model_config *model, const char *group) {
+static double engine_bytes(const zs_plan *p, const zs_model_config *model, const char *group,
+                           zs_dtype cache_dtype) {
     char batch[60], cache[60], length[60];
     snprintf(batch, sizeof batch, "%s.max_batch", group);
     snprintf(cache, sizeof cache, "%s.cache_tokens", group);
@@ -42,7 +45,8 @@ static double engine_bytes(const zs_plan *p, const zs_model_config *model, const
     zs_engine_options engine = {.max_batch = zs_config_int(p->config, batch),
                                 .cache_tokens = zs_config_int(p->config, cache),
                                 .prefill_chunk = zs_config_int(p->config, "rollout.prefill_chunk"),
-                                .max_length = zs_config_int(p->config, length)};
+                                .max_length = zs_config_int(p->config, length),
+                                .cache_dtype = cache_dtype};
     if (engine.cache_tokens == 0) engine.cache_tokens = engine.max_batch * engine.max_length;
     return (double)zs_engine_bytes(model, &engine);
 }
@@ -66,11 +70,11 @@ static memory memory_of(const zs_plan *p, int role, int64_t sharers) {
     memory m = {0};
     if (role == SIMULATOR && p->simulated) {
         m.weights = p->simulator_params * (double)zs_dtype_size(p->simulator_kept) / (double)sharers;
-        m.cache = engine_bytes(p, &p->simulator, "search");
+        m.cache = engine_bytes(p, &p->simulator, "search", p->simulator_cache);
     } else if (role == ROLLOUT) {
         m.weights = p->params * (double)zs_dtype_size(p->rollout_dtype);
         if (p->ahead && !p->colocated) m.weights *= 2; /* the next ones arrive while these are played */
-        m.cache = engine_bytes(p, &p->policy, "rollout");
+        m.cache = engine_bytes(p, &p->policy, "rollout", p->rollout_cache);
     } else if (role == LEARNER) {
         m.weights = m.gradients = 4 * p->params;
         m.optimizer = 8 * p->params / (double)p->ranks[LEARNER]; /* m and v of this learner's shard */

@@ -54,9 +54,7 @@ static zs_engine_options complete_options(const zs_engine_options *given) {
 
 int64_t zs_engine_bytes(const zs_model_config *config, const zs_engine_options *options) {
     zs_engine_options o = complete_options(options);
-    int64_t per_token = config->num_hidden_layers * config->num_key_value_heads *
-                        (config->head_dim + zs_round_up(config->head_dim, ZS_LANES));
-    return o.cache_tokens * per_token * (int64_t)sizeof(float) +
+    return zs_kv_bytes(config, o.cache_tokens, o.cache_dtype) +
            zs_step_buffers_bytes(config, o.max_batch + o.prefill_chunk, o.max_batch, o.max_length);
 }
 
@@ -69,7 +67,7 @@ zs_engine *zs_engine_create(const zs_model *model, const zs_tokenizer *tokenizer
     engine->model = model;
     engine->tokenizer = tokenizer;
     engine->options = o;
-    zs_kv_create(&engine->cache, &model->config, o.cache_tokens, o.page_size);
+    zs_kv_create(&engine->cache, &model->config, o.cache_tokens, o.page_size, o.cache_dtype);
     int64_t rows = o.max_batch + o.prefill_chunk;
     zs_step_buffers_create(&engine->buffers, &model->config, rows, o.max_batch, o.max_length);
     engine->step.ids = ZS_NEW(int32_t, rows);

@@ -22,18 +22,15 @@ static int64_t qkv_width(const zs_model_config *config) {
     return (config->num_attention_heads + 2 * config->num_key_value_heads) * config->head_dim;
 }
 
-static int64_t scratch_width(const zs_model_config *config, int64_t max_length) {
-    return zs_paged_scratch(max_length, zs_round_up(config->head_dim, ZS_LANES));
-}
-
 int64_t zs_step_buffers_bytes(const zs_model_config *config, int64_t max_rows, int64_t max_samples,
                               int64_t max_length) {
     int64_t row = 2 * config->hidden_size + qkv_width(config) +
                   config->num_attention_heads * config->head_dim + 3 * config->intermediate_size + 1;
     int64_t floats = max_rows * row + max_length * config->head_dim +
                      logit_rows(config, max_samples) * config->vocab_size +
-                     omp_get_max_threads() * (scratch_width(config, max_length) + zs_gemm_bf16_work());
-    return floats * (int64_t)sizeof(float);
+                     omp_get_max_threads() * zs_gemm_bf16_work();
+    return floats * (int64_t)sizeof(float) +
+           zs_paged_work_bytes(config, max_rows, max_length, omp_get_max_threads());
 }
 
 void zs_step_buffers_create(zs_step_buffers *b, const zs_model_config *config, int64_t max_rows,
@@ -42,8 +39,7 @@ void zs_step_buffers_create(zs_step_buffers *b, const zs_model_config *config, i
     *b = (zs_step_buffers){.max_rows = max_rows,
                            .max_samples = max_samples,
                            .logit_rows = logit_rows(config, max_samples),
-                           .threads = omp_get_max_threads(),
-                           .scratch_stride = scratch_width(config, max_length)};
+                           .threads = omp_get_max_threads()};
     b->cos_table = ZS_NEW(float, max_length *half);
     b->sin_table = ZS_NEW(float, max_length *half);
     double *inv_freq = ZS_NEW(double, half);
@@ -58,13 +54,14 @@ void zs_step_buffers_create(zs_step_buffers *b, const zs_model_config *config, i
     b->activated = ZS_NEW(float, max_rows * config->intermediate_size);
     b->inv_rms = ZS_NEW(float, max_rows);
     b->logits = ZS_NEW(float, b->logit_rows * config->vocab_size);
-    b->scratch = ZS_NEW(float, b->threads * b->scratch_stride);
+    zs_paged_work_create(&b->attention, config, max_rows, max_length, b->threads);
     b->widened = ZS_NEW(float, b->threads *zs_gemm_bf16_work());
 }
 
 void zs_step_buffers_destroy(zs_step_buffers *b) {
-    float *all[] = {b->cos_table, b->sin_table, b->x,       b->normed, b->qkv,     b->attended,
-                    b->gate_up,   b->activated, b->inv_rms, b->logits, b->scratch, b->widened};
+    zs_paged_work_destroy(&b->attention);
+    float *all[] = {b->cos_table, b->sin_table, b->x,       b->normed, b->qkv,    b->attended,
+                    b->gate_up,   b->activated, b->inv_rms, b->logits, b->widened};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         zs_free(all[i]);
 }
@@ -142,12 +139,12 @@ void zs_step_run(const zs_model *model, zs_kv_cache *cache, zs_step_buffers *b, 
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
         const zs_layer_offsets *layer = &model->layers[l];
         attention_input(model, layer, b, step);
-        zs_paged_store(cache, l, step->num_segments, step->segments, heads, b->qkv, width);
+        zs_paged_store(cache, l, step->num_segments, step->segments, heads, b->qkv, width, b->threads);
         if (l == config->num_hidden_layers - 1 && step->num_samples < step->rows)
             keep_sampled_rows(config, b, step);
         if (step->rows == 0) return;
         zs_paged_attention(cache, l, step->num_segments, step->segments, heads, b->qkv, width, b->attended,
-                           b->scratch, b->scratch_stride, b->threads);
+                           &b->attention);
         attention_output(model, layer, b, step->rows);
     }
     sample_rows(model, b, step);

@@ -17,6 +17,7 @@
 #define ZS_LANES 16
 typedef float zs_v16 __attribute__((vector_size(64)));
 typedef int32_t zs_v16i __attribute__((vector_size(64)));
+typedef uint32_t zs_v16u __attribute__((vector_size(64)));
 
 /* exp(x) for x <= 0, exactly 0 below -87 (so a masked score of -1e30 adds nothing); relative error under
  * 2e-7. Cody-Waite reduction and a polynomial of degree 6. */
@@ -72,19 +73,23 @@ static inline int64_t zs_round_up(int64_t x, int64_t to) {
 }
 
 /* Paged cache (kv_cache.c). A page holds page_size tokens of every layer and KV head. Inside, blocks of 16
- * tokens: keys transposed [head_dim, 16], so that 16 scores are one vector and need no horizontal sum; values
- * [16, padded_dim]. */
+ * tokens: keys transposed, so that 16 scores are one vector and need no horizontal sum. In f32 keys are
+ * [head_dim, 16] and values [16, padded_dim]; in bf16 neighbours share a 32-bit word, from which a shift and
+ * a mask make two vectors: keys [head_dim / 2, 16, 2], values [8, padded_dim, 2]. */
 typedef struct zs_kv_cache {
+    zs_dtype dtype;                                 /* ZS_F32 or ZS_BF16 */
     int64_t layers, kv_heads, head_dim, padded_dim; /* padded_dim: head_dim rounded up to 16 */
     int64_t page_size, num_pages, num_free, least_free;
-    int block_shift;      /* log2(page_size / 16) */
-    float *keys, *values; /* [layers][num_pages][kv_heads][page_size / 16][block] */
-    int32_t *references;  /* [num_pages] */
-    int32_t *free_pages;  /* a stack */
+    int block_shift;     /* log2(page_size / 16) */
+    char *keys, *values; /* [layers][num_pages][kv_heads][page_size / 16][block] */
+    int32_t *references; /* [num_pages] */
+    int32_t *free_pages; /* a stack */
 } zs_kv_cache;
 
-void zs_kv_create(zs_kv_cache *cache, const zs_model_config *config, int64_t tokens, int64_t page_size);
+void zs_kv_create(zs_kv_cache *cache, const zs_model_config *config, int64_t tokens, int64_t page_size,
+                  zs_dtype dtype);
 void zs_kv_destroy(zs_kv_cache *cache);
+int64_t zs_kv_bytes(const zs_model_config *config, int64_t tokens, zs_dtype dtype); /* whole pages */
 int64_t zs_kv_page_size(int64_t wanted); /* rounded up to a power of two of at least 16 */
 int32_t zs_kv_take(zs_kv_cache *cache);
 void zs_kv_share(zs_kv_cache *cache, int32_t page);
@@ -101,31 +106,49 @@ static inline int64_t zs_kv_block(const zs_kv_cache *cache, int64_t layer, int64
             inside) *
            ZS_LANES;
 }
-static inline float *zs_kv_keys(const zs_kv_cache *cache, int64_t block_start) {
-    return cache->keys + block_start * cache->head_dim;
+static inline char *zs_kv_keys(const zs_kv_cache *cache, int64_t block_start) {
+    return cache->keys + block_start * cache->head_dim * (cache->dtype == ZS_BF16 ? 2 : 4);
 }
-static inline float *zs_kv_values(const zs_kv_cache *cache, int64_t block_start) {
-    return cache->values + block_start * cache->padded_dim;
+static inline char *zs_kv_values(const zs_kv_cache *cache, int64_t block_start) {
+    return cache->values + block_start * cache->padded_dim * (cache->dtype == ZS_BF16 ? 2 : 4);
 }
 
 /* Attention (paged_attention.c). */
 
 typedef struct zs_segment { /* consecutive tokens of one sequence in the packed batch */
-    int64_t row, count;
-    int64_t position; /* of its first token in the sequence */
+    int64_t row, count;     /* count <= ZS_SEGMENT_ROWS */
+    int64_t position;       /* of its first token in the sequence */
     const int32_t *pages;
 } zs_segment;
-
-/* Writes the keys and values of the rows of qkv [rows, qkv_stride] into the cache. */
-void zs_paged_store(zs_kv_cache *cache, int64_t layer, int64_t num_segments, const zs_segment *segments,
-                    int64_t heads, const float *qkv, int64_t qkv_stride);
-/* out [rows, heads head_dim]; each query sees its own sequence up to itself. Segments of at most
- * ZS_SEGMENT_ROWS rows keep the threads even. `scratch`: zs_paged_scratch floats for each thread. */
 #define ZS_SEGMENT_ROWS 16
-int64_t zs_paged_scratch(int64_t max_length, int64_t padded_dim);
+
+typedef struct zs_paged_work { /* made once for steps of at most max_rows rows */
+    int threads;
+    int64_t group; /* query heads of a KV head */
+    int64_t part_floats, scratch_bytes, max_queries, max_chunks;
+    int64_t split_rows; /* of so few rows each chunk is a piece of its own */
+    char *scratch;      /* [threads, scratch_bytes] */
+    float *parts;       /* [split_rows, heads, max_chunks, part_floats] */
+    struct zs_paged_place {
+        int32_t page, segment;
+    } * order;         /* [max_rows] segments, those with the same first page side by side */
+    int32_t *clusters; /* [max_rows + 1] places in `order` where each cluster begins */
+} zs_paged_work;
+
+void zs_paged_work_create(zs_paged_work *work, const zs_model_config *config, int64_t max_rows,
+                          int64_t max_length, int threads);
+void zs_paged_work_destroy(zs_paged_work *work);
+int64_t zs_paged_work_bytes(const zs_model_config *config, int64_t max_rows, int64_t max_length, int threads);
+
+/* Writes the keys and values of the rows of qkv [rows, qkv_stride] into the cache, in bf16 rounded to nearest
+ * even. */
+void zs_paged_store(zs_kv_cache *cache, int64_t layer, int64_t num_segments, const zs_segment *segments,
+                    int64_t heads, const float *qkv, int64_t qkv_stride, int threads);
+/* out [rows, heads head_dim], the segments' rows being 0 .. rows-1; a query sees its sequence up to itself. A
+ * row's bits depend on its own sequence alone: not on threads, nor on who stands beside it. */
 void zs_paged_attention(const zs_kv_cache *cache, int64_t layer, int64_t num_segments,
                         const zs_segment *segments, int64_t heads, const float *qkv, int64_t qkv_stride,
-                        float *out, float *scratch, int64_t scratch_stride, int threads);
+                        float *out, zs_paged_work *work);
 
 /* Sampler (sampler.c). */
 
@@ -139,9 +162,9 @@ typedef struct zs_step_buffers {
     int threads;
     float *cos_table, *sin_table;                             /* [max_length, head_dim / 2] */
     float *x, *normed, *qkv, *attended, *gate_up, *activated; /* [max_rows, ...] */
-    float *inv_rms, *logits, *scratch;
+    float *inv_rms, *logits;
     float *widened; /* [threads, zs_gemm_bf16_work] pieces of bf16 weights */
-    int64_t scratch_stride;
+    zs_paged_work attention;
 } zs_step_buffers;
 
 typedef struct zs_step {

@@ -1,221 +1,299 @@
-/* Attention of a packed mixed batch over the paged cache: decode rows and prompt chunks by one kernel.
+/* Attention of a packed mixed batch over the paged cache: decode rows and prompt chunks by one path.
  *
- * Up to four queries that share a KV head (heads of a group, neighbouring tokens of a chunk) go through the
- * pages together: scores of a block of 16 keys are one vector for each query. Every query's arithmetic runs
- * in an order that depends on its own length alone (even and odd dimensions, even and odd slots apart), so
- * its result is the same to the bit whoever stands beside it. */
-#include "internal.h"
+ * Keys are taken in chunks (paged_chunk.h) counted from the sequence's start, whose parts are folded into one
+ * another in order. Every sum runs in an order that depends on the query's own length alone, so a row has the
+ * same bits whoever stands beside it and whichever thread does it. That leaves the work free to be cut:
+ *   - sequences whose tables begin with the same page stand side by side, and a chunk whose pages they share
+ *     is read once for all of them, as for the tokens of a prompt and the heads that share a KV head;
+ *   - of few rows each chunk is a piece of its own, so that one long context keeps all threads busy. */
+#include "paged_chunk.h"
 
 #include "zerosearch/memory.h"
 
 #include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define QUERIES 4
+enum { PIECES = 4 }; /* pieces of work wanted for each thread */
 
-typedef struct attention {
+typedef struct cluster { /* segments that go through the cache together: one thread's work */
     const zs_kv_cache *cache;
-    int64_t layer, kv_head;
-    const int32_t *pages;
-    int64_t length;       /* keys that the block's last query sees */
-    int64_t score_stride; /* floats between the scores of two queries */
-    float *queries;       /* [QUERIES, head_dim], scaled */
-    float *scores;        /* [QUERIES, score_stride] */
-    float *out[QUERIES];
-    int64_t lengths[QUERIES]; /* keys that each query sees */
-} attention;
+    int64_t layer, kv_head, group;
+    const zs_segment *segments;
+    const struct zs_paged_place *members; /* [num_members] */
+    int64_t num_members, num_queries, longest;
+    zs_chunk_queries q; /* of the query heads of the KV head, all rows of the cluster */
+    float *queries;     /* q's */
+    int64_t *lengths;   /* q's */
+    int64_t *places;    /* row and head in the packed step: row * heads + head */
+    int32_t *active;
+} cluster;
 
-int64_t zs_paged_scratch(int64_t max_length, int64_t padded_dim) {
-    return QUERIES * (zs_round_up(max_length, ZS_LANES) + padded_dim);
+/* Memory. */
+
+static zs_paged_work lay_out(const zs_model_config *config, int64_t max_rows, int64_t max_length,
+                             int threads) {
+    int64_t padded = zs_round_up(config->head_dim, ZS_LANES);
+    zs_paged_work w = {.threads = threads,
+                       .group = config->num_attention_heads / config->num_key_value_heads,
+                       .part_floats = ZS_MIXED + padded,
+                       .max_chunks = (max_length + ZS_CHUNK - 1) / ZS_CHUNK};
+    w.max_queries = ZS_SEGMENT_ROWS * w.group;
+    int64_t few = PIECES * threads / config->num_key_value_heads;
+    few = few < 1 ? 1 : few < max_rows ? few : max_rows;
+    w.split_rows = threads > 1 && w.max_chunks > 1 ? few : 0;
+    /* queries, scores, states; fresh parts; lengths, places, active */
+    w.scratch_bytes =
+        (w.max_queries * (padded + ZS_CHUNK + w.part_floats) + ZS_TILE_QUERIES * w.part_floats) *
+            (int64_t)sizeof(float) +
+        zs_round_up(w.max_queries * 20, 64);
+    return w;
+}
+
+static int64_t count_parts(const zs_paged_work *w, const zs_model_config *config) {
+    return w->split_rows * config->num_attention_heads * w->max_chunks;
+}
+
+int64_t zs_paged_work_bytes(const zs_model_config *config, int64_t max_rows, int64_t max_length,
+                            int threads) {
+    zs_paged_work w = lay_out(config, max_rows, max_length, threads);
+    return threads * w.scratch_bytes + count_parts(&w, config) * w.part_floats * (int64_t)sizeof(float) +
+           max_rows * (int64_t)sizeof *w.order + (max_rows + 1) * (int64_t)sizeof *w.clusters;
+}
+
+void zs_paged_work_create(zs_paged_work *work, const zs_model_config *config, int64_t max_rows,
+                          int64_t max_length, int threads) {
+    *work = lay_out(config, max_rows, max_length, threads);
+    work->scratch = ZS_NEW(char, threads * work->scratch_bytes);
+    work->parts = ZS_NEW(float, count_parts(work, config) * work->part_floats);
+    work->order = ZS_NEW(struct zs_paged_place, max_rows);
+    work->clusters = ZS_NEW(int32_t, max_rows + 1);
+}
+
+void zs_paged_work_destroy(zs_paged_work *work) {
+    zs_free(work->scratch);
+    zs_free(work->parts);
+    zs_free(work->order);
+    zs_free(work->clusters);
+}
+
+static cluster use_scratch(const zs_paged_work *w, const zs_kv_cache *cache, char *scratch) {
+    cluster a = {.cache = cache, .group = w->group};
+    int64_t n = w->max_queries;
+    a.queries = (float *)scratch;
+    a.q.queries = a.queries;
+    a.q.scores = a.queries + n * cache->padded_dim;
+    a.q.states = a.q.scores + n * ZS_CHUNK;
+    a.q.fresh = a.q.states + n * w->part_floats;
+    a.lengths = (int64_t *)(a.q.fresh + ZS_TILE_QUERIES * w->part_floats);
+    a.q.lengths = a.lengths;
+    a.places = a.lengths + n;
+    a.active = (int32_t *)(a.places + n);
+    a.q.part_floats = w->part_floats;
+    return a;
+}
+
+/* Storing. */
+
+static void store_token(zs_kv_cache *cache, int64_t start, int64_t slot, const float *key,
+                        const float *value) {
+    int64_t head_dim = cache->head_dim, padded = cache->padded_dim;
+    char *keys = zs_kv_keys(cache, start), *values = zs_kv_values(cache, start);
+    if (cache->dtype == ZS_BF16) {
+        uint16_t *k = (uint16_t *)keys + 2 * slot;
+        uint16_t *v = (uint16_t *)values + slot / 2 * 2 * padded + slot % 2;
+        for (int64_t d = 0; d < head_dim; d++)
+            k[d / 2 * 2 * ZS_LANES + d % 2] = zs_f32_to_bf16(key[d]);
+        for (int64_t d = 0; d < head_dim; d++)
+            v[2 * d] = zs_f32_to_bf16(value[d]);
+    } else {
+        for (int64_t d = 0; d < head_dim; d++)
+            ((float *)keys)[d * ZS_LANES + slot] = key[d];
+        memcpy((float *)values + slot * padded, value, (size_t)head_dim * sizeof(float));
+    }
 }
 
 void zs_paged_store(zs_kv_cache *cache, int64_t layer, int64_t num_segments, const zs_segment *segments,
-                    int64_t heads, const float *qkv, int64_t qkv_stride) {
+                    int64_t heads, const float *qkv, int64_t qkv_stride, int threads) {
     int64_t head_dim = cache->head_dim;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && num_segments > 8)
     for (int64_t s = 0; s < num_segments; s++)
         for (int64_t i = 0; i < segments[s].count; i++) {
             const float *row = qkv + (segments[s].row + i) * qkv_stride;
-            int64_t position = segments[s].position + i, slot = position % ZS_LANES;
+            int64_t position = segments[s].position + i;
             for (int64_t h = 0; h < cache->kv_heads; h++) {
-                int64_t start = zs_kv_block(cache, layer, h, segments[s].pages, position / ZS_LANES);
-                float *keys = zs_kv_keys(cache, start) + slot;
-                float *values = zs_kv_values(cache, start) + slot * cache->padded_dim;
                 const float *key = row + (heads + h) * head_dim;
-                for (int64_t d = 0; d < head_dim; d++)
-                    keys[d * ZS_LANES] = key[d];
-                memcpy(values, key + cache->kv_heads * head_dim, (size_t)head_dim * sizeof(float));
+                int64_t block = zs_kv_block(cache, layer, h, segments[s].pages, position / ZS_LANES);
+                store_token(cache, block, position % ZS_LANES, key, key + cache->kv_heads * head_dim);
             }
         }
 }
 
-/* Scores of `blocks` neighbouring blocks; nq and blocks are constants at each call, so the sums stay in
- * registers. */
-static inline __attribute__((always_inline)) void score_blocks(const attention *a, const int nq,
-                                                               const int blocks, int64_t first) {
-    int64_t head_dim = a->cache->head_dim;
-    const float *keys[4], *values[4];
-    zs_v16 even[4][QUERIES], odd[4][QUERIES];
-#pragma GCC unroll 16
-    for (int b = 0; b < blocks; b++) {
-        int64_t start = zs_kv_block(a->cache, a->layer, a->kv_head, a->pages, first + b);
-        keys[b] = zs_kv_keys(a->cache, start);
-        values[b] = zs_kv_values(a->cache, start);
-#pragma GCC unroll 16
-        for (int q = 0; q < nq; q++)
-            even[b][q] = odd[b][q] = (zs_v16){0};
-    }
-    for (int64_t d = 0; d < head_dim; d += 2)
-#pragma GCC unroll 16
-        for (int b = 0; b < blocks; b++) {
-            zs_v16 k0 = *(const zs_v16 *)(keys[b] + d * ZS_LANES);
-            zs_v16 k1 = *(const zs_v16 *)(keys[b] + (d + 1) * ZS_LANES);
-            /* The values come next and lie elsewhere: have them on their way. */
-            __builtin_prefetch(values[b] + d * ZS_LANES);
-            __builtin_prefetch(values[b] + (d + 1) * ZS_LANES);
-#pragma GCC unroll 16
-            for (int q = 0; q < nq; q++) {
-                even[b][q] += k0 * a->queries[q * head_dim + d];
-                odd[b][q] += k1 * a->queries[q * head_dim + d + 1];
-            }
+/* Who goes together. */
+
+static int by_page(const void *a, const void *b) {
+    const struct zs_paged_place *x = a, *y = b;
+    return x->page != y->page ? (x->page > y->page) - (x->page < y->page)
+                              : (x->segment > y->segment) - (x->segment < y->segment);
+}
+
+/* Clusters of at most `limit` rows (or one segment) with one first page; returns how many. */
+static int64_t make_clusters(zs_paged_work *w, int64_t num_segments, const zs_segment *segments,
+                             int64_t limit) {
+    for (int64_t s = 0; s < num_segments; s++)
+        w->order[s] = (struct zs_paged_place){segments[s].pages[0], (int32_t)s};
+    qsort(w->order, (size_t)num_segments, sizeof *w->order, by_page);
+    int64_t count = 0, rows = 0;
+    for (int64_t i = 0; i < num_segments; i++) {
+        int64_t more = segments[w->order[i].segment].count;
+        if (i == 0 || w->order[i].page != w->order[i - 1].page || rows + more > limit) {
+            w->clusters[count++] = (int32_t)i;
+            rows = 0;
         }
-#pragma GCC unroll 16
-    for (int b = 0; b < blocks; b++)
-#pragma GCC unroll 16
-        for (int q = 0; q < nq; q++)
-            *(zs_v16 *)(a->scores + q * a->score_stride + (first + b) * ZS_LANES) = even[b][q] + odd[b][q];
-}
-
-/* Masks what a query does not see, then exponentials in place; returns 1 / their sum. */
-static float softmax_row(float *scores, int64_t length, int64_t padded) {
-    for (int64_t i = length; i < padded; i++)
-        scores[i] = -1e30f;
-    zs_v16 *row = (zs_v16 *)scores;
-    zs_v16 largest = row[0];
-    for (int64_t b = 1; b < padded / ZS_LANES; b++)
-        largest = zs_v16_max(largest, row[b]);
-    float top = zs_v16_largest(largest);
-    zs_v16 sum = {0};
-    for (int64_t b = 0; b < padded / ZS_LANES; b++) {
-        row[b] = zs_v16_exp(row[b] - top);
-        sum += row[b];
+        rows += more;
     }
-    return 1.0f / zs_v16_sum(sum);
+    w->clusters[count] = (int32_t)num_segments;
+    return count;
 }
 
-/* out[q] = scores[q] values, `vectors` vectors of the head's dimensions from `offset` on. */
-static inline __attribute__((always_inline)) void
-mix_values(const attention *a, const int nq, const int vectors, int64_t offset, const float *inverse) {
-    zs_v16 even[QUERIES][2], odd[QUERIES][2];
-#pragma GCC unroll 16
-    for (int q = 0; q < nq; q++)
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; v++)
-            even[q][v] = odd[q][v] = (zs_v16){0};
-    int64_t stride = a->cache->padded_dim;
-    for (int64_t begin = 0; begin < a->length; begin += ZS_LANES) {
-        int64_t start = zs_kv_block(a->cache, a->layer, a->kv_head, a->pages, begin / ZS_LANES);
-        const float *values = zs_kv_values(a->cache, start) + offset;
-        int64_t slots = a->length - begin < ZS_LANES ? a->length - begin : ZS_LANES;
-        int64_t j = 0;
-        for (; j + 2 <= slots; j += 2)
-#pragma GCC unroll 16
-            for (int v = 0; v < vectors; v++) {
-                zs_v16 v0 = *(const zs_v16 *)(values + j * stride + v * ZS_LANES);
-                zs_v16 v1 = *(const zs_v16 *)(values + (j + 1) * stride + v * ZS_LANES);
-#pragma GCC unroll 16
-                for (int q = 0; q < nq; q++) {
-                    even[q][v] += v0 * a->scores[q * a->score_stride + begin + j];
-                    odd[q][v] += v1 * a->scores[q * a->score_stride + begin + j + 1];
-                }
-            }
-        if (j < slots)
-#pragma GCC unroll 16
-            for (int v = 0; v < vectors; v++) {
-                zs_v16 v0 = *(const zs_v16 *)(values + j * stride + v * ZS_LANES);
-#pragma GCC unroll 16
-                for (int q = 0; q < nq; q++)
-                    even[q][v] += v0 * a->scores[q * a->score_stride + begin + j];
-            }
-    }
-#pragma GCC unroll 16
-    for (int q = 0; q < nq; q++)
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; v++) {
-            zs_v16 sum = (even[q][v] + odd[q][v]) * inverse[q];
-            int64_t left = a->cache->head_dim - offset - v * ZS_LANES;
-            memcpy(a->out[q] + offset + v * ZS_LANES, &sum,
-                   (size_t)(left < ZS_LANES ? left : ZS_LANES) * sizeof(float));
-        }
+/* Do both see the whole chunk, in the same pages? Segments of one sequence always go together. */
+static bool share_chunk(const zs_kv_cache *cache, const zs_segment *x, const zs_segment *y, int64_t begin) {
+    if (x->pages == y->pages) return true;
+    int64_t end = begin + ZS_CHUNK;
+    if (x->position + 1 < end || y->position + 1 < end) return false;
+    int64_t first = begin / cache->page_size, last = (end - 1) / cache->page_size;
+    return memcmp(x->pages + first, y->pages + first, (size_t)(last - first + 1) * sizeof(int32_t)) == 0;
 }
 
-static inline __attribute__((always_inline)) void attend(const attention *a, const int nq,
-                                                         const int blocks_at_once) {
-    int64_t blocks = (a->length + ZS_LANES - 1) / ZS_LANES, b = 0;
-    for (; b + blocks_at_once <= blocks; b += blocks_at_once)
-        score_blocks(a, nq, blocks_at_once, b);
-    for (; b < blocks; b++)
-        score_blocks(a, nq, 1, b);
-    float inverse[QUERIES];
-#pragma GCC unroll 16
-    for (int q = 0; q < nq; q++)
-        inverse[q] = softmax_row(a->scores + q * a->score_stride, a->lengths[q], blocks * ZS_LANES);
-    int64_t d = 0;
-    for (; d + 2 * ZS_LANES <= a->cache->padded_dim; d += 2 * ZS_LANES)
-        mix_values(a, nq, 2, d, inverse);
-    if (d < a->cache->padded_dim) mix_values(a, nq, 1, d, inverse);
-}
+/* One cluster. */
 
-/* All queries of one segment that share a KV head. */
-static void attend_segment(attention *a, const zs_segment *segment, int64_t heads, const float *qkv,
-                           int64_t qkv_stride, float *out) {
-    int64_t head_dim = a->cache->head_dim, group = heads / a->cache->kv_heads;
-    int64_t total = segment->count * group;
+static void load_queries(cluster *a, int64_t heads, const float *qkv, int64_t qkv_stride) {
+    int64_t head_dim = a->cache->head_dim, n = 0;
     float scale = 1.0f / sqrtf((float)head_dim);
-    a->pages = segment->pages;
-    for (int64_t begin = 0; begin < total; begin += QUERIES) {
-        int nq = (int)(total - begin < QUERIES ? total - begin : QUERIES);
-#pragma GCC unroll 16
-        for (int q = 0; q < nq; q++) {
-            int64_t token = (begin + q) / group, head = a->kv_head * group + (begin + q) % group;
-            const float *query = qkv + (segment->row + token) * qkv_stride + head * head_dim;
-            for (int64_t d = 0; d < head_dim; d++)
-                a->queries[q * head_dim + d] = query[d] * scale;
-            a->out[q] = out + ((segment->row + token) * heads + head) * head_dim;
-            a->lengths[q] = segment->position + token + 1;
-        }
-        a->length = segment->position + (begin + nq - 1) / group + 1;
-        switch (nq) { /* eight running sums in each case keep the multipliers busy */
-        case 1:
-            attend(a, 1, 4);
-            break;
-        case 2:
-            attend(a, 2, 2);
-            break;
-        case 3:
-            attend(a, 3, 1);
-            break;
-        default:
-            attend(a, 4, 1);
-        }
+    a->longest = 0;
+    for (int64_t m = 0; m < a->num_members; m++) {
+        const zs_segment *s = &a->segments[a->members[m].segment];
+        for (int64_t i = 0; i < s->count; i++)
+            for (int64_t h = 0; h < a->group; h++, n++) {
+                int64_t head = a->kv_head * a->group + h;
+                const float *query = qkv + (s->row + i) * qkv_stride + head * head_dim;
+                for (int64_t d = 0; d < head_dim; d++)
+                    a->queries[n * head_dim + d] = query[d] * scale;
+                a->lengths[n] = s->position + i + 1;
+                a->places[n] = (s->row + i) * heads + head;
+            }
+        if (s->position + s->count > a->longest) a->longest = s->position + s->count;
     }
+    a->num_queries = n;
+}
+
+/* Members [from, to) have the chunk in common; their queries begin at `query`. */
+static void attend_run(cluster *a, int64_t from, int64_t to, int64_t query, int64_t begin, bool first) {
+    zs_chunk chunk = {.begin = begin,
+                      .head_dim = a->cache->head_dim,
+                      .padded_dim = a->cache->padded_dim,
+                      .active = a->active};
+    int64_t end = begin;
+    for (int64_t m = from; m < to; m++)
+        for (int64_t i = a->segments[a->members[m].segment].count * a->group; i > 0; i--, query++)
+            if (a->lengths[query] > begin) {
+                a->active[chunk.count++] = (int32_t)query;
+                end = a->lengths[query] > end ? a->lengths[query] : end;
+            }
+    if (chunk.count == 0) return;
+    end = end < begin + ZS_CHUNK ? end : begin + ZS_CHUNK;
+    const int32_t *pages = a->segments[a->members[from].segment].pages;
+    for (int64_t b = 0; begin + b * ZS_LANES < end; b++) {
+        int64_t start = zs_kv_block(a->cache, a->layer, a->kv_head, pages, begin / ZS_LANES + b);
+        chunk.keys[b] = zs_kv_keys(a->cache, start);
+        chunk.values[b] = zs_kv_values(a->cache, start);
+    }
+    zs_chunk_attend(a->cache->dtype, &a->q, &chunk, first);
+}
+
+static void attend_chunk(cluster *a, int64_t begin, bool first) {
+    int64_t query = 0;
+    for (int64_t from = 0, to; from < a->num_members; from = to) {
+        const zs_segment *s = &a->segments[a->members[from].segment];
+        int64_t queries = s->count * a->group;
+        for (to = from + 1; to < a->num_members; to++) {
+            const zs_segment *other = &a->segments[a->members[to].segment];
+            if (!share_chunk(a->cache, s, other, begin)) break;
+            queries += other->count * a->group;
+        }
+        attend_run(a, from, to, query, begin, first);
+        query += queries;
+    }
+}
+
+/* All chunks, one after the other. */
+static void attend_whole(cluster *a, float *out) {
+    for (int64_t begin = 0; begin < a->longest; begin += ZS_CHUNK)
+        attend_chunk(a, begin, begin == 0);
+    for (int64_t q = 0; q < a->num_queries; q++)
+        zs_part_finish(a->q.states + q * a->q.part_floats, a->cache->head_dim,
+                       out + a->places[q] * a->cache->head_dim);
+}
+
+/* One chunk, whose parts go to `parts` [places, max_chunks, part_floats]. */
+static void attend_piece(cluster *a, int64_t chunk, float *parts, int64_t max_chunks) {
+    if (chunk * ZS_CHUNK >= a->longest) return;
+    attend_chunk(a, chunk * ZS_CHUNK, true);
+    for (int64_t q = 0; q < a->num_queries; q++)
+        if (a->lengths[q] > chunk * ZS_CHUNK)
+            memcpy(parts + (a->places[q] * max_chunks + chunk) * a->q.part_floats,
+                   a->q.states + q * a->q.part_floats, (size_t)a->q.part_floats * sizeof(float));
+}
+
+static void fold_pieces(const zs_paged_work *w, const zs_segment *s, int64_t heads, int64_t head_dim,
+                        float *out) {
+    for (int64_t i = 0; i < s->count; i++)
+        for (int64_t h = 0; h < heads; h++) {
+            int64_t place = (s->row + i) * heads + h, length = s->position + i + 1;
+            float *parts = w->parts + place * w->max_chunks * w->part_floats;
+            for (int64_t c = 1; c * ZS_CHUNK < length; c++)
+                zs_part_fold(parts, parts + c * w->part_floats, w->part_floats);
+            zs_part_finish(parts, head_dim, out + place * head_dim);
+        }
 }
 
 void zs_paged_attention(const zs_kv_cache *cache, int64_t layer, int64_t num_segments,
                         const zs_segment *segments, int64_t heads, const float *qkv, int64_t qkv_stride,
-                        float *out, float *scratch, int64_t scratch_stride, int threads) {
-    int64_t items = num_segments * cache->kv_heads;
-#pragma omp parallel num_threads(threads) if (threads > 1 && items > 1)
+                        float *out, zs_paged_work *work) {
+    int64_t rows = 0, longest = 0;
+    for (int64_t s = 0; s < num_segments; s++) {
+        int64_t length = segments[s].position + segments[s].count;
+        rows += segments[s].count;
+        longest = length > longest ? length : longest;
+    }
+    bool split = rows <= work->split_rows && longest > ZS_CHUNK;
+    int64_t chunks = split ? (longest + ZS_CHUNK - 1) / ZS_CHUNK : 1;
+    int64_t limit = rows * cache->kv_heads * chunks / (PIECES * work->threads);
+    limit = limit < 1 ? 1 : limit;
+    if (work->threads == 1 || limit > ZS_SEGMENT_ROWS) limit = ZS_SEGMENT_ROWS;
+    int64_t per_cluster = cache->kv_heads * chunks;
+    int64_t items = make_clusters(work, num_segments, segments, limit) * per_cluster;
+#pragma omp parallel num_threads(work->threads) if (work->threads > 1 && items > 1)
     {
-        float *mine = scratch + omp_get_thread_num() * scratch_stride;
-        attention a = {.cache = cache, .layer = layer};
-        a.queries = mine;
-        a.scores = mine + QUERIES * cache->padded_dim;
-        a.score_stride = scratch_stride / QUERIES - cache->padded_dim;
-#pragma omp for schedule(dynamic, 4)
+        cluster a = use_scratch(work, cache, work->scratch + omp_get_thread_num() * work->scratch_bytes);
+        a.layer = layer;
+        a.segments = segments;
+#pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < items; i++) {
-            a.kv_head = i % cache->kv_heads;
-            attend_segment(&a, &segments[i / cache->kv_heads], heads, qkv, qkv_stride, out);
+            const int32_t *bounds = work->clusters + i / per_cluster;
+            a.members = work->order + bounds[0];
+            a.num_members = bounds[1] - bounds[0];
+            a.kv_head = i % per_cluster / chunks;
+            load_queries(&a, heads, qkv, qkv_stride);
+            if (split)
+                attend_piece(&a, i % chunks, work->parts, work->max_chunks);
+            else
+                attend_whole(&a, out);
         }
+        if (split)
+#pragma omp for schedule(static)
+            for (int64_t s = 0; s < num_segments; s++)
+                fold_pieces(work, &segments[s], heads, cache->head_dim, out);
     }
 }

@@ -1,9 +1,9 @@
 /* Temperature, top-k, top-p and the draw, without sorting the vocabulary.
  *
- * The kept set is {weight > threshold} and the first few ids equal to it; the threshold is found by radix
- * selection on the bits of the weights exp((logit - max) / temperature), which order as the floats do. It
- * looks only at weights that can be in the set, most often a few hundred: passes of vector code find a floor
- * that enough of them stand on. */
+ * The kept set is {weight > threshold} and the first few ids equal to it; the threshold is found by
+ * histograms over the bits of the weights exp((logit - max) / temperature), which order as the floats do.
+ * They look only at weights among which it must lie, a few hundred or thousand: passes of vector code narrow
+ * it down, by fixed floors where the distribution is peaked and by a sample where it is flat. */
 #include "internal.h"
 
 #include <math.h>
@@ -94,26 +94,41 @@ static uint32_t bits_of(float x) {
     return bits;
 }
 
-/* The smallest weight of the largest: of at most `count`, or of the fewest that hold `mass`. *ties: how many
- * equal to it are among them. */
-static float find_threshold(const float *weights, int64_t number, int64_t count, double mass, int64_t *ties) {
+static float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+typedef struct edge { /* where the kept set ends */
+    float threshold;  /* the smallest weight in it */
+    int64_t ties;     /* how many that equal it are in */
+} edge;
+
+/* The edge of the largest weights: at most `count`, or the fewest that hold `mass`. `number` candidates hold
+ * it; above_count others are larger than all of them and come to above_mass. By histograms over the bits of
+ * the candidates, which order as the floats do: each looks into one bin of that before it. */
+static edge find_edge(const float *weights, int64_t number, int64_t count, double mass, int64_t above_count,
+                      double above_mass) {
     enum { BITS = 11, BINS = 1 << BITS };
-    uint32_t prefix = 0;
-    int64_t above_count = 0;
-    double above_mass = 0;
-    /* Weights are in [0, 1], so the sign bit is 0: three rounds of 11, 11 and 10 of the 32 bits. */
-    for (int shift = 21, width = BITS; shift >= 0; width = shift < BITS ? shift : BITS, shift -= width) {
-        int64_t counts[BINS] = {0};
+    uint32_t low = UINT32_MAX, high = 0;
+    for (int64_t i = 0; i < number; i++) {
+        uint32_t bits = bits_of(weights[i]);
+        low = bits < low ? bits : low;
+        high = bits > high ? bits : high;
+    }
+    for (int shift = 32;;) {
+        shift = shift > BITS ? shift - BITS : 0;
+        while (shift > 0 && (high - low) >> (shift - 1) < BINS)
+            shift--;
+        int64_t counts[BINS] = {0}, bin = (high - low) >> shift, lowest = -1;
         double sums[BINS] = {0};
-        uint32_t bins = 1u << width;
         for (int64_t i = 0; i < number; i++) {
             uint32_t bits = bits_of(weights[i]);
-            if (shift + width >= 32 || bits >> (shift + width) == prefix) {
-                counts[(bits >> shift) & (bins - 1)]++;
-                sums[(bits >> shift) & (bins - 1)] += (double)weights[i];
-            }
+            if (bits < low || bits > high) continue;
+            counts[(bits - low) >> shift]++;
+            sums[(bits - low) >> shift] += (double)weights[i];
         }
-        int64_t bin = bins - 1, lowest = -1;
         for (; bin >= 0; bin--) {
             if (counts[bin] == 0) continue;
             lowest = bin;
@@ -126,41 +141,72 @@ static float find_threshold(const float *weights, int64_t number, int64_t count,
             above_mass -= sums[lowest];
             bin = lowest;
         }
-        prefix = prefix << width | (uint32_t)bin;
-        if (shift == 0) break;
+        low += (uint32_t)bin << shift;
+        uint32_t last = low + ((1u << shift) - 1);
+        high = last < high ? last : high;
+        if (shift > 0) continue;
+        edge e = {.threshold = float_of(low)};
+        while (e.ties < counts[bin] && above_count < count && (above_count == 0 || above_mass < mass)) {
+            above_count++;
+            above_mass += (double)e.threshold;
+            e.ties++;
+        }
+        return e;
     }
-    float threshold;
-    memcpy(&threshold, &prefix, sizeof threshold);
-    *ties = 0;
-    while (*ties < number && above_count < count && (above_count == 0 || above_mass < mass)) {
-        above_count++;
-        above_mass += (double)threshold;
-        ++*ties;
-    }
-    return threshold;
 }
 
-/* Copies the weights that reach `floor` to `chosen` [room + ZS_LANES], and stops where there is no more room.
- * Returns how many there are, or more than `room`; *sum is what they come to. */
-static int64_t gather(const float *weights, int64_t vocab, float floor, int64_t room, float *chosen,
-                      double *sum) {
-    int64_t number = 0;
-    *sum = 0;
-    for (int64_t i = 0; i < vocab && number <= room; i += ZS_LANES) {
-        zs_v16 block = load(weights + i, vocab - i, -1.0f);
-        zs_v16i reaches = block >= floor;
-        if (!any(reaches)) continue;
-        *sum += (double)zs_v16_sum((zs_v16)((zs_v16i)block & reaches));
+typedef struct range { /* weights in [low, high) and above */
+    int64_t number;
+    int64_t above_count;
+    double sum, above_sum;
+} range;
+
+static inline int64_t count_lanes(zs_v16i mask) {
 #ifdef __AVX512F__
-        __mmask16 mask = _mm512_test_epi32_mask((__m512i)reaches, (__m512i)reaches);
-        _mm512_storeu_ps(chosen + number, _mm512_maskz_compress_ps(mask, (__m512)block));
-        number += __builtin_popcount(mask);
+    return __builtin_popcount(_mm512_test_epi32_mask((__m512i)mask, (__m512i)mask));
 #else
-        for (int j = 0; j < ZS_LANES; j++)
-            if (reaches[j]) chosen[number++] = block[j];
+    int64_t count = 0;
+    for (int j = 0; j < ZS_LANES; j++)
+        count -= mask[j];
+    return count;
+#endif
+}
+
+/* Copies the weights in [low, high) to `chosen` [room + ZS_LANES], while there is room. Of every `stride`
+ * blocks of 16 one is looked at. */
+static range gather(const float *weights, int64_t vocab, int64_t stride, float low, float high, int64_t room,
+                    float *chosen) {
+    enum { BLOCKS = 32 }; /* added up in f32 before their sum goes into a double */
+    range r = {0};
+    zs_v16 inside_sum = {0}, above_sum = {0};
+    int64_t added = 0;
+    for (int64_t i = 0; i < vocab; i += stride * ZS_LANES) {
+        zs_v16 block = load(weights + i, vocab - i, -1.0f);
+        zs_v16i reaches = block >= low, above = block >= high, inside = reaches & ~above;
+        if (!any(reaches)) continue;
+        above_sum += (zs_v16)((zs_v16i)block & above);
+        inside_sum += (zs_v16)((zs_v16i)block & inside);
+        r.above_count += count_lanes(above);
+        if (++added % BLOCKS == 0) {
+            r.above_sum += (double)zs_v16_sum(above_sum);
+            r.sum += (double)zs_v16_sum(inside_sum);
+            above_sum = inside_sum = (zs_v16){0};
+        }
+#ifdef __AVX512F__
+        __mmask16 mask = _mm512_test_epi32_mask((__m512i)inside, (__m512i)inside);
+        if (r.number <= room)
+            _mm512_storeu_ps(chosen + r.number, _mm512_maskz_compress_ps(mask, (__m512)block));
+        r.number += __builtin_popcount(mask);
+#else
+        for (int j = 0; j < ZS_LANES; j++) {
+            if (inside[j] && r.number <= room) chosen[r.number] = block[j];
+            r.number -= inside[j];
+        }
 #endif
     }
-    return number;
+    r.above_sum += (double)zs_v16_sum(above_sum);
+    r.sum += (double)zs_v16_sum(inside_sum);
+    return r;
 }
 
 /* Zeroes what is below the threshold, and what equals it after the first `ties`. Returns the sum of the rest.
@@ -183,24 +229,50 @@ static double cut(float *weights, int64_t vocab, float threshold, int64_t ties) 
     return kept;
 }
 
-/* Zeroes all but the largest weights: at most `count` of them, or the fewest that hold `mass`. Ties go to the
- * lower ids. Returns the sum of what is kept. */
+/* More candidates in [low, high), which `r` tells of and the edge is in, than there is room for: a sample of
+ * them says between which weights the edge most likely lies, and one look at all tells whether it does. */
+static bool find_edge_by_sample(const float *weights, int64_t vocab, float low, float high, range r,
+                                int64_t count, double mass, int64_t room, float *chosen, edge *out) {
+    enum { SAMPLED_BLOCKS = 512 };
+    const double margin = 0.015; /* of the range, either way */
+    int64_t stride = (vocab / ZS_LANES) / SAMPLED_BLOCKS;
+    if (stride < 2) return false;
+    range sample = gather(weights, vocab, stride, low, high, room, chosen);
+    if (sample.number > room || sample.number < 1) return false;
+    double number = (double)(count - r.above_count) / (double)r.number, part = (mass - r.above_sum) / r.sum;
+    float bounds[2] = {low, high};
+    for (int side = 0; side < 2; side++) {
+        double shift = side ? -margin : margin, n = (number + shift) * (double)sample.number;
+        double share = part + shift;
+        if (side ? n < 1 || share <= 0 : n >= (double)sample.number && share >= 1) continue;
+        int64_t most = n < (double)sample.number ? (int64_t)n : sample.number;
+        bounds[side] = find_edge(chosen, sample.number, most, share * sample.sum, 0, 0).threshold;
+    }
+    r = gather(weights, vocab, 1, bounds[0], bounds[1], room, chosen);
+    bool before = r.above_count < count && r.above_sum < mass;
+    bool reached = r.above_count + r.number >= count || r.above_sum + r.sum >= mass;
+    if (r.number > room || !before || !reached) return false;
+    *out = find_edge(chosen, r.number, count, mass, r.above_count, r.above_sum);
+    return true;
+}
+
+/* Zeroes all but the largest weights: at most `count` of them, or the fewest that hold `mass`.
+ * Ties go to the lower ids. Returns the sum of what is kept. */
 static double keep_largest(float *weights, int64_t vocab, int64_t count, double mass) {
     enum { ROOM = 16384 };
     float chosen[ROOM + 2 * ZS_LANES];
-    int64_t ties;
-    float floor = 1;
-    for (int pass = 0; pass < 6; pass++) {
-        double sum;
-        floor *= 0x1p-4f;
-        int64_t number = gather(weights, vocab, floor, ROOM, chosen, &sum);
-        if (number > ROOM) break;
-        if (number < count && !(sum >= mass)) continue;
-        float threshold = find_threshold(chosen, number, count, mass, &ties);
-        return cut(weights, vocab, threshold, ties);
+    edge e;
+    for (float low = 0x1p-4f, high = INFINITY; low > 0x1p-25f; high = low, low *= 0x1p-4f) {
+        range r = gather(weights, vocab, 1, low, high, ROOM, chosen);
+        if (r.above_count + r.number < count && !(r.above_sum + r.sum >= mass)) continue;
+        if (r.number <= ROOM)
+            e = find_edge(chosen, r.number, count, mass, r.above_count, r.above_sum);
+        else if (!find_edge_by_sample(weights, vocab, low, high, r, count, mass, ROOM, chosen, &e))
+            break;
+        return cut(weights, vocab, e.threshold, e.ties);
     }
-    float threshold = find_threshold(weights, vocab, count, mass, &ties);
-    return cut(weights, vocab, threshold, ties);
+    e = find_edge(weights, vocab, count, mass, 0, 0);
+    return cut(weights, vocab, e.threshold, e.ties);
 }
 
 /* Inverse of the cumulative distribution over ids in order: the first id whose running sum passes u * sum.

@@ -53,6 +53,7 @@ zs_learner *zs_learner_create(const zs_comm *comm, const zs_config *config, zs_m
     l->kl_in_reward = !strcmp(zs_config_string(config, "learn.kl_in"), "reward");
     l->reward_kl_coef = l->kl_in_reward ? kl_coef : 0.0;
     bool drifts = strcmp(zs_config_string(config, "rollout.dtype"), "f32") != 0 ||
+                  strcmp(zs_config_string(config, "rollout.cache_dtype"), "f32") != 0 ||
                   zs_config_int(config, "rollout.staleness") > 0;
     l->corrects = drifts && zs_config_float(config, "learn.importance_cap") > 0.0;
     l->importance_cap = l->corrects ? zs_config_float(config, "learn.importance_cap") : INFINITY;

@@ -5,6 +5,7 @@
  * written in one round arrive at the end of the next, so their travel is hidden behind compute. */
 #include "zerosearch/rollout.h"
 #include "zerosearch/curriculum.h"
+#include "zerosearch/load.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 #include "zerosearch/method.h"
@@ -514,6 +515,7 @@ zs_status zs_rollout_create(const zs_comm *comm, const zs_config *config, const 
                                      .cache_tokens = cache ? cache : batch * r->context_tokens,
                                      .prefill_chunk = zs_config_int(config, "rollout.prefill_chunk"),
                                      .max_length = r->context_tokens};
+        zs_keep_named(zs_config_string(config, "rollout.cache_dtype"), &options.cache_dtype);
         r->engine = zs_engine_create(policy, tokenizer, &options);
     }
     if (!own_search) r->exchange = zs_exchange_create(comm);

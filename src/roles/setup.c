@@ -1,6 +1,7 @@
 /* Loading of models, engines and question sets, with errors that name the key at fault. */
 #include "zerosearch/setup.h"
 #include "zerosearch/hf.h"
+#include "zerosearch/load.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 #include "zerosearch/method.h"
@@ -177,6 +178,7 @@ static zs_status make_simulator(const zs_config *config, const char *engine, con
                                     .cache_tokens = zs_config_int(config, "search.cache_tokens"),
                                     .seed = (uint64_t)zs_config_int(config, "seed"),
                                     .chat = chat};
+    zs_keep_named(zs_config_string(config, "search.cache_dtype"), &options.cache_dtype);
     if (zs_search_simulator_check(&options, err) != ZS_OK) return zs_fail_context(err, "search");
     out->search = zs_search_simulator(&options);
     return ZS_OK;

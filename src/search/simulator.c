@@ -201,7 +201,8 @@ zs_search *zs_search_simulator(const zs_simulator_options *options) {
     int64_t whole = options->max_batch * options->max_length;
     zs_engine_options engine = {.max_batch = options->max_batch,
                                 .cache_tokens = options->cache_tokens > 0 ? options->cache_tokens : whole,
-                                .max_length = options->max_length};
+                                .max_length = options->max_length,
+                                .cache_dtype = options->cache_dtype};
     *simulator = (zs_simulator){
         .search = {.name = options->name,
                    .submit = simulator_submit,
