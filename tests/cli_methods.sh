@@ -115,3 +115,36 @@ for one in episodes:
 PYTHON
 }
 check rewards_add_up_and_noise_follows adds_up
+ahead() { adaptive "$@" --set rollout.staleness=1; } # the next step is played before the update, and is in the checkpoint
+check adaptive_ahead_runs exits 0 ahead ahead
+ZS_TEST_KILL=train:3 ahead ahead_killed >"$work/out" 2>"$work/log"
+check adaptive_ahead_resumed exits 0 ahead ahead_killed --resume
+check adaptive_ahead_resumed_to_the_bit same ahead ahead_killed
+
+# --- ask: colours on a terminal only, two models on one question ---
+ask() {
+    "$ZS" ask configs/smoke.cfg --question "Who governs the birthplace of Binmul?" --set model.policy="$smoke/model" \
+        --set data.corpus="$smoke/world/corpus_test.jsonl" "$@"
+}
+escapes() { grep -q "$(printf '\033')" "$work/out"; }
+check ask_in_a_pipe exits 0 ask
+check ask_in_a_pipe_has_no_colours bash -c "! grep -q $'\033' '$work/out'"
+check ask_with_colours exits 0 ask --color always
+check ask_with_colours_has_them escapes
+on_a_terminal() { # the output of a command that runs on one
+    python3 -c 'import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))' "$ZS" ask configs/smoke.cfg \
+        --question "Who?" --set model.policy="$smoke/model" --set eval.engine=none </dev/null
+}
+check ask_on_a_terminal exits 0 env -u NO_COLOR TERM=xterm bash -c "$(declare -f on_a_terminal); ZS='$ZS' smoke='$smoke' on_a_terminal"
+check ask_on_a_terminal_has_colours escapes
+check ask_on_a_terminal_heeds_no_color exits 0 env NO_COLOR=1 TERM=xterm bash -c "$(declare -f on_a_terminal); ZS='$ZS' smoke='$smoke' on_a_terminal"
+check no_color_has_none bash -c "! grep -q $'\033' '$work/out'"
+check ask_compares exits 0 ask --compare "$work/rag/checkpoints/step-3.h5" --golden "Rush|Oslo"
+compared() {
+    [ "$(grep -c '^--- ' "$work/out")" = 2 ] && grep -q 'em cover_em *f1$' "$work/out" &&
+        [ "$(tail -2 "$work/out" | awk '{print $1, NF}' | paste -sd' ')" = "$smoke/model 7 $work/rag/checkpoints/step-3.h5 7" ]
+}
+check ask_compares_with_scores compared
+check ask_of_a_missing_model exits 1 ask --compare "$work/nowhere"
+check ask_of_a_missing_model_is_said_once one_message nowhere
+check ask_bad_color_is_refused exits 2 ask --color green

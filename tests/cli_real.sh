@@ -204,7 +204,7 @@ assert sum(1 for line in open(sys.argv[2])) == 7
 PYTHON
 }
 check eval_scores_are_right seven
-ask() { "$ZS" ask "$work/real.cfg" --question "Which Canadian rock band released Counterparts?" --answer Rush >"$work/out" 2>"$work/log" &&
+ask() { "$ZS" ask "$work/real.cfg" --question "Which Canadian rock band released Counterparts?" --golden Rush >"$work/out" 2>"$work/log" &&
     grep -q 'Doc 1: "Jeff Porcaro"' "$work/out" && grep -q 'Rush</answer>' "$work/out" && grep -q 'f1 1.000' "$work/log"; }
 check ask_shows_the_trace ask
 check plan exits 0 "$ZS" plan "$work/real.cfg" --ranks 4

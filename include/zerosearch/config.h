@@ -16,6 +16,8 @@ typedef struct zs_config zs_config;
  * @include is resolved beside the file. */
 zs_status zs_config_load(const char *path, const char *const *overrides, int num_overrides, zs_config **out,
                          zs_error *err);
+/* One more override, as --set gives it. */
+zs_status zs_config_set(zs_config *config, const char *override, zs_error *err);
 void zs_config_free(zs_config *config);
 
 /* Getters assert that the key is in the schema with that type, so a misspelt key is found by the first test.

@@ -347,7 +347,7 @@ static zs_status put_quoted(const zs_key *key, value *v, const char *text, const
     return status;
 }
 
-static zs_status put_override(zs_config *config, const char *override, zs_error *err) {
+zs_status zs_config_set(zs_config *config, const char *override, zs_error *err) {
     const char *equals = strchr(override, '=');
     if (!equals || equals == override)
         return zs_fail(err, ZS_USAGE, "--set %.200s: KEY=VALUE is expected", override);
@@ -386,7 +386,7 @@ zs_status zs_config_load(const char *path, const char *const *overrides, int num
     zs_config *config = create_defaults();
     zs_status status = path ? read_file(config, path, err) : ZS_OK;
     for (int i = 0; i < num_overrides && status == ZS_OK; i++)
-        status = put_override(config, overrides[i], err);
+        status = zs_config_set(config, overrides[i], err);
     if (status != ZS_OK) {
         zs_config_free(config);
         config = NULL;

@@ -49,12 +49,9 @@ static size_t any_tag(const char *text) {
     return 0;
 }
 
-/* Moves *at over "<name>...</name>" without tags inside; false, and it stays, if that is not there. *empty:
+/* Moves *at over open...close without tags inside; false, and it stays, if that is not there. *empty:
  * only white space inside. */
-static bool take_span(const char **at, const char *name, bool *empty) {
-    char open[20] = "<", close[20] = "</";
-    strcat(strcat(open, name), ">");
-    strcat(strcat(close, name), ">");
+static bool take_span(const char **at, const char *open, const char *close, bool *empty) {
     if (strncmp(*at, open, strlen(open))) return false;
     const char *text = *at + strlen(open);
     *empty = true;
@@ -69,8 +66,10 @@ bool zs_reward_well_formed(const char *text) {
     bool empty;
     do
         text += strspn(text, " \t\r\n");
-    while (take_span(&text, "think", &empty));
-    return (take_span(&text, "search", &empty) || take_span(&text, "answer", &empty)) && !empty;
+    while (take_span(&text, "<think>", "</think>", &empty));
+    return (take_span(&text, "<search>", "</search>", &empty) ||
+            take_span(&text, "<answer>", "</answer>", &empty)) &&
+           !empty;
 }
 
 bool zs_reward_holds_answer(const char *documents, int64_t length, const char *const *golden,
