@@ -61,10 +61,17 @@ $(BUILD)/libzerosearch.a: $(OBJECTS)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
+# Kernels that are chosen at run time are built for their processor, not for this one: the last -march counts.
+ifneq ($(filter x86_64%,$(MULTIARCH)),)
+$(BUILD)/kernels/rows_avx512.o: KERNEL_FLAGS := -march=x86-64-v4
+$(BUILD)/kernels/rows_avx2.o: KERNEL_FLAGS := -march=x86-64-v3
+$(BUILD)/kernels/rows_plain.o: KERNEL_FLAGS := -march=x86-64
+endif
+
 $(BUILD)/%.o: src/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(if $(Q),@echo "  CC   $<")
-	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) $(KERNEL_FLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/tests/%: tests/%.c $(BUILD)/libzerosearch.a
 	@mkdir -p $(@D)

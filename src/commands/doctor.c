@@ -2,6 +2,7 @@
 #include "machine.h"
 
 #include "zerosearch/command.h"
+#include "zerosearch/kernels.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 
@@ -49,7 +50,8 @@ static void describe_processor(char out[128]) {
 
 static void describe_environment(json_t *report) {
     static const char *const names[] = {"OMP_NUM_THREADS",   "OMP_PROC_BIND",        "OMP_PLACES",
-                                        "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "ZS_KEEP_CORETYPE"};
+                                        "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "ZS_KEEP_CORETYPE",
+                                        "ZS_KERNELS"};
     json_t *environment = json_object();
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *value = getenv(names[i]);
@@ -146,6 +148,7 @@ static json_t *examine(const zs_comm *comm) {
                         json_real((double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 0x1p30));
     json_object_set_new(report, "threads_of_rank_0", json_integer(omp_get_max_threads()));
     json_object_set_new(report, "blas_kernel", json_string(zs_machine_kernel()));
+    json_object_set_new(report, "own_kernels", json_string(zs_kernels_name()));
     describe_kernels(report);
     json_object_set_new(report, "read_gb_per_second", json_real(zs_machine_read_rate()));
     MPI_Get_library_version(mpi, &length);
@@ -205,8 +208,11 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 static const zs_option options[] = {{"json", NULL, "one JSON object instead of words"}, {NULL, NULL, NULL}};
 
 const zs_command zs_command_doctor = {
-    "doctor", "what this machine has: cores, binding, BLAS kernel and its rate, bandwidth, MPI, HDF5",
+    "doctor",
+    "what this machine has: cores, binding, BLAS kernel and its rate, bandwidth, MPI, HDF5",
     "Rates are measured on rank 0 in about two seconds: sgemm in GFlop/s of one core with OpenBLAS's own "
     "choice of\n"
     "kernel and with others (OPENBLAS_CORETYPE), reading from memory in GB/s.\n",
-    options, run, false};
+    options,
+    run,
+    false};
