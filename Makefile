@@ -65,10 +65,17 @@ $(BUILD)/libzerosearch.a: $(OBJECTS)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
+# Kernels that are chosen at run time are built for their processor, not for this one: the last -march counts.
+ifneq ($(filter x86_64%,$(MULTIARCH)),)
+$(BUILD)/kernels/rows_avx512.o: KERNEL_FLAGS := -march=x86-64-v4
+$(BUILD)/kernels/rows_avx2.o: KERNEL_FLAGS := -march=x86-64-v3
+$(BUILD)/kernels/rows_plain.o: KERNEL_FLAGS := -march=x86-64
+endif
+
 $(BUILD)/%.o: src/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(if $(Q),@echo "  CC   $<")
-	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) $(OWN_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS) $(ZS_CFLAGS) $(KERNEL_FLAGS) $(OWN_CFLAGS) -MMD -MP -c -o $@ $<
 
 # What bench says of the program; in main.o alone, so that a commit makes nothing else anew.
 COMMIT := $(or $(call ask,git describe --always --dirty),unknown)

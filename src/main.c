@@ -1,6 +1,7 @@
 /* zerosearch: finds the command, reads its arguments and settings, starts MPI, calls it, and says its error
  * once for all ranks. */
 #include "zerosearch/command.h"
+#include "zerosearch/kernels.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 #include "commands/binding.h"
@@ -202,6 +203,16 @@ static void say_start(const zs_command *command, const zs_comm *comm) {
     zs_string_free(&text);
 }
 
+/* ZS_KERNELS forces a lower instruction set, for tests and comparison. */
+static zs_status choose_kernels(zs_error *err) {
+    const char *wish = getenv("ZS_KERNELS");
+    if (!wish || !*wish || zs_kernels_use(wish)) return ZS_OK;
+    return zs_fail(err, ZS_USAGE,
+                   "ZS_KERNELS is %.40s; expected avx512, avx2 or plain, as far as this processor has them "
+                   "(here %s is the best)",
+                   wish, zs_kernels_name());
+}
+
 static zs_status run_command(const command_line *line, zs_comm *comm, zs_error *err) {
     zs_config *config = NULL;
     zs_status status = zs_config_load(line->config_path, line->overrides, line->num_overrides, &config, err);
@@ -263,6 +274,7 @@ int main(int argc, char **argv) {
     }
     command_line line = {0};
     status = parse(&line, argc, argv, &err);
+    if (status == ZS_OK) status = choose_kernels(&err);
     status = zs_comm_agree(&comm, &comm.world, status, &err);
     if (status == ZS_OK) status = run_command(&line, &comm, &err);
     if (status != ZS_OK && comm.world.rank == 0 && err.text[0]) zs_log(ZS_LOG_ERROR, "%s", err.text);

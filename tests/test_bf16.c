@@ -127,6 +127,65 @@ static void test_row_gemm(void **state) {
     zs_free(work);
 }
 
+/* Each instruction set against the order of sums that kernels.h and rows.h tell of, to the bit where it fuses
+ * multiply and add (plain C on x86 does not): odd sizes, odd addresses, values over the range of f32. */
+static float ordered_sum(int64_t k, const float *x, const float *w) {
+    float sum[16] = {0};
+    int64_t p = 0;
+    for (; p + 16 <= k; p += 16)
+        for (int lane = 0; lane < 16; lane++)
+            sum[lane] = fmaf(x[p + lane], w[p + lane], sum[lane]);
+    for (int apart = 8; apart > 0; apart /= 2)
+        for (int lane = 0; lane < apart; lane++)
+            sum[lane] += sum[lane + apart];
+    for (; p < k; p++)
+        sum[0] = fmaf(x[p], w[p], sum[0]);
+    return sum[0];
+}
+
+static float odd_value(int64_t i, float normal) {
+    static const float odd[] = {INFINITY, -INFINITY, NAN, 1e-40f, -1e-44f, 3e38f, -0.0f, 1e-30f};
+    return i % 4 == 3 && i / 4 % 29 < 8 ? odd[i / 4 % 29] : normal;
+}
+
+static void test_instruction_sets(void **state) {
+    (void)state;
+    static const char *const names[] = {"avx512", "avx2", "vector", "plain"};
+    enum { M = 19, N = 35, K = 85 };
+    float *work = ZS_NEW(float, zs_gemm_rows_work());
+    assert_false(zs_kernels_use("none"));
+    for (int c = 0; c < 4 * 2 * 2 * M; c++) {
+        bool bf16 = c / 4 % 2, odd = c / 8 % 2;
+        int64_t m = 1 + c / 16, n = N - m, k = K - 4 * m;
+        if (!zs_kernels_use(names[c % 4])) continue;
+        pair w = make_pair(N * K, c % 3, 1);
+        float *x = random_floats(M * K + 1, 2) + 1, *y = ZS_NEW(float, M *N), *y0 = random_floats(M * N, 3);
+        for (int64_t i = 0; odd && i < M * K; i++)
+            x[i] = odd_value(i, x[i]);
+        float beta = m % 2 ? 0.5f : 0;
+        memcpy(y, y0, M * N * sizeof *y);
+        if (bf16)
+            zs_gemm_nt_rows_bf16(m, n, k, x, w.bf16, beta, y, work, 1);
+        else
+            zs_gemm_nt_rows(m, n, k, x, w.f32, beta, y, work, 1);
+        for (int64_t i = 0; i < m * n; i++) {
+            float sum = ordered_sum(k, x + i / n * k, w.f32 + i % n * k);
+            float want = beta == 0 ? sum : fmaf(beta, y0[i], sum);
+            bool same = isnan(want) ? isnan(y[i]) : y[i] == want;
+            if (c % 4 > 1 && isfinite(want)) same = fabsf(y[i] - want) <= 1e-4f + 1e-5f * fabsf(want);
+            if (!same)
+                fail_msg("%s %s m %lld: [%lld] is %.9g, expected %.9g", names[c % 4], bf16 ? "bf16" : "f32",
+                         (long long)m, (long long)i, (double)y[i], (double)want);
+        }
+        zs_free(x - 1);
+        zs_free(y);
+        zs_free(y0);
+        free_pair(w);
+    }
+    zs_free(work);
+    assert_true(zs_kernels_use(NULL));
+}
+
 /* Many rows, by widened pieces: sizes below, at and past the edges of a piece; more threads than blocks. */
 static void test_gemm(void **state) {
     (void)state;
@@ -445,9 +504,10 @@ static void test_golden(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_widening), cmocka_unit_test(test_row_gemm),
-                                       cmocka_unit_test(test_gemm),     cmocka_unit_test(test_special_values),
-                                       cmocka_unit_test(test_model),    cmocka_unit_test(test_engine),
-                                       cmocka_unit_test(test_golden)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_widening),         cmocka_unit_test(test_row_gemm),
+        cmocka_unit_test(test_instruction_sets), cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_special_values),   cmocka_unit_test(test_model),
+        cmocka_unit_test(test_engine),           cmocka_unit_test(test_golden)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,6 +22,22 @@ void zs_gemm_nt_bf16(int64_t m, int64_t n, int64_t k, const float *a, const uint
                      float *work, int threads);
 void zs_widen_bf16(int64_t count, const uint16_t *from, float *to); /* one thread */
 
+/* Both for few rows, where a BLAS spends its time packing w: y [m, n] = beta y + x [m, k] w [n, k]^T with w
+ * read once from memory, by code for the processor that the program runs on, whatever it was built for. A
+ * row's bits do not depend on the other rows, their number or the threads, and bf16 weights give those of f32
+ * weights of the same values. `work`: zs_gemm_rows_work floats for each of `threads`. */
+int64_t zs_gemm_rows_work(void);
+void zs_gemm_nt_rows(int64_t m, int64_t n, int64_t k, const float *x, const float *w, float beta, float *y,
+                     float *work, int threads);
+void zs_gemm_nt_rows_bf16(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,
+                          float *y, float *work, int threads);
+
+/* The instruction set of the kernels above: avx512, avx2 or plain; the best that the processor has unless
+ * zs_kernels_use chose another. False: there is none of that name, or not on this processor (NULL: the best).
+ * Not to be called while kernels run. */
+const char *zs_kernels_name(void);
+bool zs_kernels_use(const char *name);
+
 /* RMSNorm (Zhang and Sennrich 2019): y = x / rms(x) * weight; x, y [rows, d]; inv_rms [rows] kept for
  * backward. */
 void zs_rmsnorm_forward(int64_t rows, int64_t d, double eps, const float *x, const float *weight, float *y,

@@ -4,6 +4,7 @@
 #include "machine.h"
 
 #include "zerosearch/command.h"
+#include "zerosearch/kernels.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 
@@ -18,7 +19,8 @@
 
 static void describe_environment(json_t *report) {
     static const char *const names[] = {"OMP_NUM_THREADS",   "OMP_PROC_BIND",        "OMP_PLACES",
-                                        "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "ZS_KEEP_CORETYPE"};
+                                        "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "ZS_KEEP_CORETYPE",
+                                        "ZS_KERNELS"};
     json_t *environment = json_object();
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *value = getenv(names[i]);
@@ -156,6 +158,7 @@ static json_t *examine(const zs_comm *comm) {
                         json_real((double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 0x1p30));
     json_object_set_new(report, "threads_of_rank_0", json_integer(omp_get_max_threads()));
     json_object_set_new(report, "blas_kernel", json_string(zs_machine_kernel()));
+    json_object_set_new(report, "own_kernels", json_string(zs_kernels_name()));
     describe_kernels(report);
     json_object_set_new(report, "read_gb_per_second", json_real(zs_machine_read_rate()));
     MPI_Get_library_version(mpi, &length);

@@ -120,7 +120,7 @@ void zs_machine_set_threads(const zs_comm *comm, zs_string *out) {
                      omp_get_max_threads() == 1 ? "" : "s", given && given[0] ? " (OMP_NUM_THREADS)" : "",
                      cores, cores == 1 ? "" : "s");
     if (sharing > 1) zs_string_printf(out, " shared by %d ranks", sharing);
-    zs_string_printf(out, "; BLAS kernel %s", zs_machine_kernel());
+    zs_string_printf(out, "; own kernels %s, BLAS kernel %s", zs_kernels_name(), zs_machine_kernel());
 }
 
 /* Trial of a kernel. */

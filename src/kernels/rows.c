@@ -1,0 +1,65 @@
+/* Which strip kernels this processor runs, and the division of a product into strips. */
+#include "rows.h"
+
+#include "zerosearch/kernels.h"
+
+#include <omp.h>
+#include <string.h>
+
+/* Best first. */
+static const zs_row_kernels *const known[] = {&zs_rows_avx512, &zs_rows_avx2, &zs_rows_vector,
+                                              &zs_rows_plain};
+enum { NUM_KNOWN = sizeof known / sizeof *known };
+
+static const zs_row_kernels *chosen; /* by the first call, or by zs_kernels_use */
+
+static bool runs_here(const zs_row_kernels *kernels) {
+    if (!kernels->f32) return false;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (kernels == &zs_rows_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+    if (kernels == &zs_rows_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports("bmi2");
+#endif
+    return true;
+}
+
+bool zs_kernels_use(const char *name) {
+    for (int i = 0; i < NUM_KNOWN; i++)
+        if ((!name || strcmp(known[i]->name, name) == 0) && runs_here(known[i])) {
+            chosen = known[i];
+            return true;
+        }
+    return false;
+}
+
+const char *zs_kernels_name(void) {
+    if (!chosen) zs_kernels_use(NULL);
+    return chosen->name;
+}
+
+int64_t zs_gemm_rows_work(void) {
+    return ZS_STRIP_WORK;
+}
+
+void zs_gemm_nt_rows(int64_t m, int64_t n, int64_t k, const float *x, const float *w, float beta, float *y,
+                     float *work, int threads) {
+    if (!chosen) zs_kernels_use(NULL);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n * k > 100000)
+    for (int64_t j = 0; j < n; j += ZS_STRIP)
+        chosen->f32(m, (int)(n - j < ZS_STRIP ? n - j : ZS_STRIP), n, k, x, w + j * k, beta, y + j,
+                    work + omp_get_thread_num() * ZS_STRIP_WORK);
+}
+
+void zs_gemm_nt_rows_bf16(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,
+                          float *y, float *work, int threads) {
+    if (!chosen) zs_kernels_use(NULL);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n * k > 100000)
+    for (int64_t j = 0; j < n; j += ZS_STRIP)
+        chosen->bf16(m, (int)(n - j < ZS_STRIP ? n - j : ZS_STRIP), n, k, x, w + j * k, beta, y + j,
+                     work + omp_get_thread_num() * ZS_STRIP_WORK);
+}

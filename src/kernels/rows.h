@@ -1,0 +1,28 @@
+/* Products for few rows of x (rows_body.h), built once for each instruction set; private to src/kernels.
+ *
+ * Every result is summed in one order, whatever the tile and the other rows: element p of a row into running
+ * sum p mod 16 from the first on, each a chain of multiply-adds; the sixteen are folded at distances 8, 4, 2
+ * and 1; the last k mod 16 elements follow one by one. */
+#ifndef ZEROSEARCH_KERNELS_ROWS_H
+#define ZEROSEARCH_KERNELS_ROWS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* A strip: y [m, count] (rows n apart) = beta y + x [m, k] w [count, k]^T, count <= ZS_STRIP. `work`:
+ * ZS_STRIP_WORK floats. */
+enum { ZS_STRIP = 16, ZS_STRIP_WORK = 1 << 15 };
+typedef void zs_strip_f32(int64_t m, int count, int64_t n, int64_t k, const float *x, const float *w,
+                          float beta, float *y, float *work);
+typedef void zs_strip_bf16(int64_t m, int count, int64_t n, int64_t k, const float *x, const uint16_t *w,
+                           float beta, float *y, float *work);
+
+typedef struct zs_row_kernels {
+    const char *name;
+    zs_strip_f32 *f32;   /* NULL: not built for this architecture */
+    zs_strip_bf16 *bf16; /* weights widened exactly: the bits of f32 weights of those values */
+} zs_row_kernels;
+
+extern const zs_row_kernels zs_rows_avx512, zs_rows_avx2, zs_rows_vector, zs_rows_plain;
+
+#endif

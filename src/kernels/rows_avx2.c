@@ -1,0 +1,10 @@
+/* Strip kernels for AVX2 and FMA. */
+#if defined(__AVX2__) && defined(__FMA__)
+#define LANES 8
+#define HELD  4
+#include "rows_body.h"
+const zs_row_kernels zs_rows_avx2 = {"avx2", strip_f32, strip_bf16};
+#else
+#include "rows.h"
+const zs_row_kernels zs_rows_avx2 = {"avx2", 0, 0};
+#endif

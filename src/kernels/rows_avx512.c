@@ -1,0 +1,10 @@
+/* Strip kernels for AVX-512. */
+#if defined(__AVX512F__)
+#define LANES 16
+#define HELD  16
+#include "rows_body.h"
+const zs_row_kernels zs_rows_avx512 = {"avx512", strip_f32, strip_bf16};
+#else
+#include "rows.h"
+const zs_row_kernels zs_rows_avx512 = {"avx512", 0, 0};
+#endif

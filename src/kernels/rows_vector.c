@@ -1,0 +1,10 @@
+/* Strip kernels for the vectors of other architectures, which the compiler knows (NEON, VSX, SVE). */
+#if !defined(__x86_64__)
+#define LANES 4
+#define HELD  4
+#include "rows_body.h"
+const zs_row_kernels zs_rows_vector = {"vector", strip_f32, strip_bf16};
+#else
+#include "rows.h"
+const zs_row_kernels zs_rows_vector = {"vector", 0, 0};
+#endif
