@@ -6,6 +6,7 @@
 #include "zerosearch/hf.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/presets.h"
 #include "zerosearch/trace.h"
 
 #include <math.h>
@@ -278,7 +279,11 @@ static zs_status load_questions(zs_trainer *t, zs_error *err) {
     return zs_comm_agree(t->comm, &t->comm->world, status, err);
 }
 
-/* Learners read the policy, and its reference; rollouts that do not learn wait for it. */
+bool zs_train_has_values(const zs_trainer *t) {
+    return strcmp(zs_config_string(t->config, "learn.advantage"), "gae") == 0;
+}
+
+/* Learners read the policy, its reference and the value model; rollouts that do not learn wait for it. */
 static zs_status load_policy(zs_trainer *t, zs_error *err) {
     zs_comm *comm = t->comm;
     zs_status status = ZS_OK;
@@ -291,6 +296,8 @@ static zs_status load_policy(zs_trainer *t, zs_error *err) {
                            &t->policy, &t->tokenizer, err);
     if (status == ZS_OK && comm->is_learner && zs_config_float(t->config, "learn.kl_coef") > 0.0)
         status = load_reference(t, err);
+    if (status == ZS_OK && comm->is_learner && zs_train_has_values(t))
+        status = zs_setup_values(comm, &comm->learners, t->config, t->policy, &t->values, err);
     if (status == ZS_OK)
         status = zs_setup_chat(t->config, "model.policy", t->tokenizer, t->policy, &t->chat, err);
     return zs_comm_agree(comm, &comm->world, status, err);
@@ -343,7 +350,12 @@ static zs_status prepare(zs_trainer *t, zs_error *err) {
         t->optimizer = zs_optimizer_create(comm, t->policy, config, updates);
         t->learner = zs_learner_create(comm, config, t->policy, t->reference.model, t->optimizer,
                                        zs_config_int(config, "rollout.context_tokens"));
+        if (t->values) {
+            t->value_optimizer = zs_optimizer_create(comm, t->values, config, updates);
+            zs_learner_add_values(t->learner, config, t->values, t->value_optimizer);
+        }
     }
+    t->run.values = t->value_optimizer;
     zs_curriculum_open(config, &t->curriculum);
     status = zs_train_restore(t, err);
     t->saved = t->step;
@@ -366,6 +378,8 @@ static void release(zs_trainer *t) {
     zs_run_close(&t->run);
     zs_learner_destroy(t->learner);
     zs_optimizer_destroy(t->optimizer);
+    zs_optimizer_destroy(t->value_optimizer);
+    zs_model_destroy(t->values);
     zs_rollout_destroy(t->rollout);
     zs_rollout_destroy(t->eval_rollout);
     zs_actor_destroy(t->actor);
@@ -397,8 +411,10 @@ static zs_status begin_anew(zs_trainer *t, zs_error *err) {
 
 static zs_status run_train(const zs_arguments *arguments, zs_error *err) {
     zs_trainer t = {.config = arguments->config, .comm = arguments->comm, .measured_steps = -1};
-    zs_status status = zs_setup_groups(
-        t.comm, t.config, zs_search_is_simulated(zs_setup_engine(t.config, "search.engine", NULL, 0)), err);
+    zs_status status = zs_presets_check(t.config, err);
+    if (status == ZS_OK)
+        status = zs_setup_groups(
+            t.comm, t.config, zs_search_is_simulated(zs_setup_engine(t.config, "search.engine", NULL, 0)), err);
     if (status == ZS_OK) status = zs_timeline_start(t.comm, zs_arg(arguments, "trace"), err);
     if (status == ZS_OK)
         status = zs_run_open(&t.run, t.config, t.comm, zs_arg(arguments, "resume") != NULL, err);

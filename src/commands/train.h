@@ -31,6 +31,8 @@ typedef struct zs_trainer {
     zs_chat *chat;
     zs_model *policy; /* in f32; on rollouts that play bf16 and do not learn, that */
     zs_frozen reference;
+    zs_model *values; /* PPO's, on learners, with its optimizer; NULL: none */
+    zs_optimizer *value_optimizer;
     zs_search_setup search, eval_search;
     zs_rollout *rollout, *eval_rollout;
     zs_learner *learner;
@@ -73,6 +75,7 @@ zs_status zs_train_record(zs_trainer *t, zs_step_facts *facts, zs_error *err);
 /* The best split of the ranks by what was measured since the last proposal, per pod, and its time over that
  * of now. False: nothing measured, or ranks play several roles. The same on every rank. */
 bool zs_train_propose(zs_trainer *t, int64_t best[ROLES], double *fraction);
+bool zs_train_has_values(const zs_trainer *t); /* PPO's value model, on whatever rank */
 /* Local: the root has them all. */
 zs_status zs_train_write_timers(zs_trainer *t, zs_error *err);
 

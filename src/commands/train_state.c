@@ -82,6 +82,7 @@ zs_status zs_train_save(zs_trainer *t, zs_error *err) {
                             json_pack("{s:i,s:[I,I,I]}", "world", t->comm->world.size, "ranks",
                                       (json_int_t)t->split[SIMULATOR], (json_int_t)t->split[ROLLOUT],
                                       (json_int_t)t->split[LEARNER]));
+    if (t->learner) json_object_set_new(more, "kl_coef", json_real(zs_learner_kl_coef(t->learner)));
     if (t->has_ahead) json_object_set_new(more, "ahead", pack_played(&t->played_ahead));
     zs_run_words words = pack_episodes(&t->ahead);
     zs_status status = zs_run_checkpoint(&t->run, t->optimizer, t->policy, "train", t->step, more,
@@ -96,7 +97,9 @@ zs_status zs_train_restore(zs_trainer *t, zs_error *err) {
     zs_status status =
         zs_run_restore(&t->run, t->optimizer, t->policy, "train", &t->step, &state, &words, err);
     if (status == ZS_OK && state) {
-        json_t *ahead = json_object_get(state, "ahead");
+        json_t *ahead = json_object_get(state, "ahead"), *kl_coef = json_object_get(state, "kl_coef");
+        if (t->learner && kl_coef && zs_config_float(t->config, "learn.kl_target") > 0)
+            zs_learner_set_kl_coef(t->learner, json_number_value(kl_coef));
         t->has_ahead = ahead != NULL;
         if (ahead) t->played_ahead = unpack_played(ahead);
         zs_curriculum_restore(&t->curriculum, json_object_get(state, "curriculum"));
