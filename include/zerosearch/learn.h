@@ -164,6 +164,7 @@ typedef struct zs_optimizer {
     zs_adamw adamw;
     zs_schedule schedule;
     double clip_gradient;
+    double norm_limit; /* an update whose gradient norm is above it is not made; 0: none is too large */
 } zs_optimizer;
 
 /* Settings from learn.*; `total` steps for the schedule. Collective on learners. */
@@ -176,8 +177,8 @@ void zs_optimizer_ready(void *optimizer, int64_t begin, int64_t end);
 
 /* Completes the reduction, clips by the global norm, updates, gathers the parameters, clears the gradients. A
  * learner that had no batch calls it all the same. Returns the gradient norm before clipping; *rate: the
- * learning rate used. Norms that are not finite skip the update (the norm is returned as it is). Collective
- * on learners. */
+ * learning rate used. Norms that are not finite, or above norm_limit, skip the update (the norm is returned
+ * as it is). Collective on learners. */
 double zs_optimizer_update(zs_optimizer *optimizer, double *rate);
 
 /* The arrays of a checkpoint: model/params in even stripes, optimizer/m and optimizer/v by spans. Fills

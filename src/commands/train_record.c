@@ -274,6 +274,7 @@ static void set_number(json_t *object, const char *name, double value) {
 static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
     double decoded = decoded_tokens(t), seconds = f->seconds;
     share_update(t, &f->update);
+    f->alarms = zs_train_watch(t, f);
     record_timers(t, &f->times);
     time_use use = sum_time_use(t, f);
     json_t *phases = phase_seconds(t, &f->times, &seconds);
@@ -341,6 +342,11 @@ static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
     json_object_set_new(record, "busy", busy_shares(&use, seconds));
     json_object_set_new(record, "time", time_shares(&use, f->busy, sizeof f->busy));
     json_object_set_new(record, "work", role_work(&measured));
+    if (f->alarms) json_object_set_new(record, "alarms", zs_train_alarm_names(f->alarms));
+    if (t->played.rounds > 0) {
+        set_number(record, "rollout_rounds", t->played.rounds);
+        set_number(record, "groups_with_spread", t->played.spread);
+    }
     json_t *proposal = propose(t, f->busy);
     if (proposal) json_object_set_new(record, "proposed", proposal);
     if (f->eval) json_object_set(record, "eval", f->eval);

@@ -124,6 +124,10 @@ zs_status zs_presets_check(const zs_config *config, zs_error *err) {
     if (redraws > 0 && zs_config_int(config, "rollout.staleness") > 0)
         return zs_config_fail(config, "rollout.redraws", err,
                               "all ranks decide together on another round: not beside rollout.staleness = 1");
+    if (is(config, "guard.action", "rollback") && zs_config_int(config, "rollout.staleness") > 0)
+        return zs_config_fail(
+            config, "guard.action", err,
+            "a batch played ahead is not played again: no rollback beside rollout.staleness = 1");
     tell_departures(config);
     return ZS_OK;
 }
