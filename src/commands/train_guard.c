@@ -2,9 +2,11 @@
  * in place of those whose episodes all earn the same. Both decide for all ranks alike. */
 #include "train.h"
 
+#include "zerosearch/checkpoint.h"
 #include "zerosearch/memory.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* The guard. */
@@ -26,15 +28,21 @@ unsigned zs_train_watch(zs_trainer *t, const zs_step_facts *facts) {
     double values[ZS_SIGNALS] = {
         m->reward,      updated ? u->entropy : NAN, updated ? u->kl : NAN, u->grad_norm,
         valid_share(m), m->policy_tokens,           u->good_log_prob};
+    double norm_limit = zs_guard_norm_limit(&t->guard);
     unsigned alarms = zs_guard_watch(&t->guard, values);
-    for (int i = 0; i < ZS_SIGNALS; i++)
-        if (alarms & 1u << i)
-            zs_log(ZS_LOG_WARNING,
-                   "guard: step %lld: %s is %.4g, running mean %.4g, %s %.4g (guard.action = %s)",
-                   (long long)t->step, zs_signal_names[i], values[i], t->guard.state.mean[i],
-                   i == ZS_SIGNAL_GRAD_NORM ? "limit" : "compared with",
-                   i == ZS_SIGNAL_GRAD_NORM ? zs_guard_norm_limit(&t->guard) : t->guard.state.best[i],
-                   zs_config_string(t->config, "guard.action"));
+    for (int i = 0; i < ZS_SIGNALS; i++) {
+        if (!(alarms & 1u << i)) continue;
+        double mean = i == ZS_SIGNAL_GRAD_NORM ? values[i] : t->guard.state.mean[i],
+               limit = i == ZS_SIGNAL_GRAD_NORM ? norm_limit
+                       : i == ZS_SIGNAL_KL      ? t->guard.kl_most
+                                                : t->guard.state.best[i];
+        zs_log(ZS_LOG_WARNING, "guard: step %lld: %s is %.4g, where %.4g is %s (guard.action = %s)",
+               (long long)t->step, zs_signal_names[i], mean, limit,
+               i == ZS_SIGNAL_GRAD_NORM || i == ZS_SIGNAL_KL     ? "the most expected"
+               : i == ZS_SIGNAL_ENTROPY || i == ZS_SIGNAL_LENGTH ? "what it began with"
+                                                                 : "the best so far",
+               zs_config_string(t->config, "guard.action"));
+    }
     if (t->optimizer && action_is(t, "skip")) t->optimizer->norm_limit = zs_guard_norm_limit(&t->guard);
     return alarms;
 }
@@ -46,11 +54,26 @@ json_t *zs_train_alarm_names(unsigned alarms) {
     return list;
 }
 
-/* Back to the last checkpoint, which is older than the alarm, and on with other draws and a lower rate. */
+/* Running means tell late: checkpoints of the last guard.window steps may hold what went wrong already, and
+ * go where there is an older one. An outlying gradient is of this step alone. */
+static void drop_suspects(const zs_trainer *t, unsigned alarms) {
+    enum { MOST = 64 };
+    int64_t steps[MOST], window = zs_config_int(t->config, "guard.window");
+    if (!t->run.is_root || alarms == 1u << ZS_SIGNAL_GRAD_NORM) return;
+    int count = zs_checkpoint_list(t->run.checkpoints, steps, MOST);
+    for (int i = 0; i + 1 < count && steps[i] > t->step - window; i++) {
+        char path[600];
+        zs_checkpoint_path(path, sizeof path, t->run.checkpoints, steps[i]);
+        remove(path);
+    }
+}
+
+/* Back to the last checkpoint before the alarm, and on with other draws and a lower rate. */
 static zs_status roll_back(zs_trainer *t, unsigned alarms, zs_error *err) {
     int64_t from = t->step, times = t->rollbacks + 1;
     zs_run_close(&t->run);
     zs_string_clear(&t->timers);
+    drop_suspects(t, alarms);
     zs_status status = zs_train_restore(t, err);
     zs_train_set_rollbacks(t, times);
     if (status == ZS_OK) status = zs_run_open_records(&t->run, t->step + 1, true, err);
