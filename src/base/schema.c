@@ -170,7 +170,7 @@ const zs_key zs_schema[] = {
     FLOAT("guard.entropy_rise", 3.0, 1, 1e6, "alarm at this multiple of the first entropy (and 0.5 nats above it)"),
     FLOAT("guard.entropy_low", 1e-4, 0, 1e6, "alarm below this entropy, nats a token"),
     FLOAT("guard.kl", 10.0, 0, 1e30, "alarm above this KL to the reference, nats a token"),
-    FLOAT("guard.grad_norm_z", 10.0, 0, 1e30, "standard deviations above the last gradient norms at which one is an outlier"),
+    FLOAT("guard.grad_norm_z", 5.0, 0, 1e30, "standard deviations above the last gradient norms (of their logarithms) at which one is an outlier"),
     FLOAT("guard.valid_drop", 0.3, 0, 1, "alarm when the share of valid actions is this much below its best"),
     FLOAT("guard.length_rise", 3.0, 1, 1e6, "alarm at this multiple of the first length"),
     FLOAT("guard.likelihood_drop", 1.0, 0, 1e6, "alarm when tokens of rewarded episodes are this much (nats) less likely than at best"),

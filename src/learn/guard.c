@@ -6,7 +6,8 @@
 const char *const zs_signal_names[ZS_SIGNALS] = {"reward",        "entropy", "kl",        "grad_norm",
                                                  "valid_actions", "length",  "likelihood"};
 
-enum { LEAST_NORMS = 10 };
+enum { LEAST_NORMS = 16 };
+#define LEAST_SPREAD 0.3
 
 zs_guard zs_guard_make(const zs_config *config) {
     return (zs_guard){.window = (double)zs_config_int(config, "guard.window"),
@@ -20,18 +21,18 @@ zs_guard zs_guard_make(const zs_config *config) {
                       .likelihood_drop = zs_config_float(config, "guard.likelihood_drop")};
 }
 
-/* Norms are spread by a quarter of their mean at least: a run of equal ones makes no small change an outlier.
- */
+/* Norms spread over magnitudes, so that the z-score is of their logarithms; a spread of LEAST_SPREAD is taken
+ * for granted, lest a run of equal ones makes a small change an outlier. */
 double zs_guard_norm_limit(const zs_guard *g) {
     const zs_guard_state *s = &g->state;
     int n = (int)fmin(s->num_norms, ZS_GUARD_NORMS);
     if (n < LEAST_NORMS) return INFINITY;
     double mean = 0.0, squares = 0.0;
     for (int i = 0; i < n; i++)
-        mean += s->norms[i] / n;
+        mean += log(s->norms[i]) / n;
     for (int i = 0; i < n; i++)
-        squares += (s->norms[i] - mean) * (s->norms[i] - mean);
-    return mean + g->grad_norm_z * fmax(sqrt(squares / (n - 1)), 0.25 * mean);
+        squares += pow(log(s->norms[i]) - mean, 2.0);
+    return exp(mean + g->grad_norm_z * fmax(sqrt(squares / (n - 1)), LEAST_SPREAD));
 }
 
 /* A step without an update, or with nothing to learn, has norm 0, which says nothing of the others. */
