@@ -4,6 +4,7 @@
 #include "zerosearch/kernels.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/presets.h"
 #include "commands/binding.h"
 #include "commands/machine.h"
 
@@ -216,6 +217,7 @@ static zs_status choose_kernels(zs_error *err) {
 static zs_status run_command(const command_line *line, zs_comm *comm, zs_error *err) {
     zs_config *config = NULL;
     zs_status status = zs_config_load(line->config_path, line->overrides, line->num_overrides, &config, err);
+    if (status == ZS_OK) zs_presets_apply(config);
     if (status == ZS_OK) status = set_log_level(line, config, err);
     status = zs_comm_agree(comm, &comm->world, status, err);
     if (status == ZS_OK && line->show_config) {

@@ -38,7 +38,7 @@ folder_of_header() {
     model | hf) echo model ;;
     tokenizer | template | text | chat) echo text ;;
     qa | world | episode*) echo data ;;
-    comm) echo comm ;; engine) echo engine ;; score | loss | advantage | optimizer | packing | sft*) echo learn ;;
+    comm) echo comm ;; engine) echo engine ;; learn | presets | guard | score | loss | advantage | optimizer | packing | sft*) echo learn ;;
     search | corpus) echo search ;; checkpoint) echo checkpoint ;;
     command) echo commands ;;
     *) [ -n "$2" ] && echo "$2" ;; # a header not listed here counts as the includer's own

@@ -102,7 +102,7 @@ static zs_update_report update(zs_model *policy, const zs_episodes *given, const
                               "learn.kl_coef=0.0",
                               "learn.clip_gradient=0.0",
                               "learn.learning_rate=1e-2",
-                              "learn.normalize_advantage=false",
+                              "learn.advantage=dr_grpo",
                               "learn.micro_tokens=64"};
     zs_config *config;
     zs_error err = {0};

@@ -173,7 +173,7 @@ static void faults_name_file_line_and_key(void **state) {
     expect_fault(NULL, "learn.stpes=3", "--set: unknown key 'learn.stpes' (did you mean 'learn.steps'?)");
     expect_fault(NULL, "learn.steps=3x", "--set: learn.steps: 3x; an integer from 0");
     expect_fault(NULL, "learn.steps=", "nothing was given");
-    expect_fault(NULL, "learn.clip_range=nan", "a number from 0");
+    expect_fault(NULL, "learn.clip_high=nan", "a number from 0");
     expect_fault(NULL, "sft.shuffle=maybe", "true or false");
     expect_fault(NULL, "run.folder=\"open", "a text in quotes is expected");
     expect_fault(NULL, "data.train=[1]", "an element is not a text");
@@ -194,7 +194,7 @@ static void dump_reloads_to_the_same(void **state) {
                                             "learn.eps=1e-30",
                                             "data.train=[\"a\\n b\", \"c\"]",
                                             "curriculum.base=3",
-                                            "learn.clip_range=0.1",
+                                            "learn.clip_high=0.1",
                                             "model.policy=\xc3\xa9t\xc3\xa9 # not a comment"};
     zs_config *config, *again;
     zs_error err = {0};

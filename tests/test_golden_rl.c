@@ -1,4 +1,4 @@
-/* The trained arithmetic against golden/rl.jsonl: GRPO advantages, the clipped policy loss and the KL
+/* The trained arithmetic against golden/rl.jsonl: advantages, the clipped policy and value losses and the KL
  * estimates, with their gradients; the learning-rate schedule, packing and dealing against values worked out
  * by hand. */
 #include <setjmp.h>
@@ -48,14 +48,56 @@ static void check_advantages(const json_t *c) {
         score[i] = json_number_value(json_array_get(scores, (size_t)i));
         group[i] = json_integer_value(json_array_get(groups, (size_t)i));
     }
-    const char *const keys[] = {"adv_dr_grpo", "adv_grpo"};
-    for (int normalize = 0; normalize < 2; normalize++) {
-        zs_advantage_grpo(n, score, group, normalize, advantage);
+    const struct {
+        zs_advantage kind;
+        const char *key;
+    } all[] = {{ZS_ADVANTAGE_SCORE, "adv_reinforce"},
+               {ZS_ADVANTAGE_RLOO, "adv_rloo"},
+               {ZS_ADVANTAGE_GRPO, "adv_grpo"},
+               {ZS_ADVANTAGE_DR_GRPO, "adv_dr_grpo"}};
+    for (int k = 0; k < 4; k++) {
+        zs_advantage_of_scores(all[k].kind, n, score, group, advantage);
         for (int64_t i = 0; i < n; i++)
-            assert_float_equal(
-                advantage[i],
-                json_number_value(json_array_get(json_object_get(c, keys[normalize]), (size_t)i)), TOLERANCE);
+            assert_float_equal(advantage[i],
+                               json_number_value(json_array_get(json_object_get(c, all[k].key), (size_t)i)),
+                               TOLERANCE);
     }
+}
+
+static void expect_floats(const json_t *c, const char *key, const float *actual) {
+    static float expected[MOST];
+    int64_t n = flatten(c, key, expected);
+    for (int64_t t = 0; t < n; t++)
+        assert_float_equal(actual[t], expected[t], TOLERANCE);
+}
+
+/* GAE over the tokens of the mask, whitening, and the clipped value loss. */
+static void check_values(const json_t *c) {
+    static float reward[MOST], value[MOST], new_value[MOST], mask_f[MOST], advantage[MOST], returns[MOST],
+        coefficient[MOST];
+    static uint8_t mask[MOST];
+    int64_t n = flatten(c, "gae_reward", reward);
+    int64_t width = (int64_t)json_array_size(json_array_get(json_object_get(c, "mask"), 0));
+    flatten(c, "value", value);
+    flatten(c, "new_value", new_value);
+    flatten(c, "mask", mask_f);
+    for (int64_t t = 0; t < n; t++)
+        mask[t] = mask_f[t] != 0.0f;
+    zs_moments moments = {0};
+    for (int64_t at = 0; at < n; at += width) {
+        zs_advantage_gae(width, mask + at, reward + at, value + at, number(c, "gamma"), number(c, "lam"),
+                         advantage + at, returns + at);
+        zs_moments_add(&moments, width, mask + at, advantage + at);
+    }
+    expect_floats(c, "gae_advantage", advantage);
+    expect_floats(c, "gae_return", returns);
+    zs_value_sums sums = {0};
+    zs_value_loss_tokens(number(c, "value_clip"), moments.count, n, mask, new_value, value, returns,
+                         coefficient, &sums);
+    assert_float_equal(sums.loss, number(c, "value_loss"), TOLERANCE);
+    expect_floats(c, "value_loss_grad", coefficient);
+    zs_whiten(&moments, n, mask, advantage);
+    expect_floats(c, "gae_whitened", advantage);
 }
 
 static void check_loss(const json_t *c) {
@@ -125,6 +167,7 @@ static void golden_cases(void **state) {
     for (json_t *c; zs_json_lines_next(lines, &c, &err) == ZS_OK && c; cases++) {
         check_advantages(c);
         check_loss(c);
+        check_values(c);
         json_decref(c);
     }
     zs_json_lines_close(lines);
@@ -152,8 +195,10 @@ static void a_group_of_one_teaches_nothing(void **state) {
     (void)state;
     double score = 0.7, advantage = 1.0;
     int64_t group = 3;
-    zs_advantage_grpo(1, &score, &group, true, &advantage);
-    assert_float_equal(advantage, 0.0, 0.0);
+    for (int kind = ZS_ADVANTAGE_RLOO; kind <= ZS_ADVANTAGE_DR_GRPO; kind++) {
+        zs_advantage_of_scores((zs_advantage)kind, 1, &score, &group, &advantage);
+        assert_float_equal(advantage, 0.0, 0.0);
+    }
 }
 
 static void packing(void **state) {

@@ -56,7 +56,7 @@ static void check_against_formula(uint64_t seed, double drift, double cap) {
         tokens += c.mask[t];
     zs_drift_sums drifted = {0};
     zs_policy_sums sums = {0};
-    zs_policy_loss loss = {0.2, 0.2, 0.05, ZS_KL_K3, tokens};
+    zs_policy_loss loss = {0.2, 0.2, 0.05, ZS_KL_K3, tokens, 0.0};
     zs_importance_weights(cap, N, c.mask, c.old, c.mu, weight, &drifted);
     zs_policy_tokens in = {.mask = c.mask,
                            .log_prob = c.log_prob,
@@ -143,7 +143,7 @@ static void weights_of_one_change_no_bit(void **state) {
     draw(&c, 9, 0.0);
     zs_drift_sums drift = {0};
     zs_importance_weights(2.0, N, c.mask, c.old, c.old, weight, &drift);
-    zs_policy_loss loss = {0.2, 0.2, 0.05, ZS_KL_K3, 100.0};
+    zs_policy_loss loss = {0.2, 0.2, 0.05, ZS_KL_K3, 100.0, 0.0};
     zs_policy_tokens in = {.mask = c.mask,
                            .log_prob = c.log_prob,
                            .old_log_prob = c.old,

@@ -33,6 +33,9 @@ const char *zs_config_string_at(const zs_config *config, const char *key, int in
 /* True if the key was set by file or override rather than by default. */
 bool zs_config_is_set(const zs_config *config, const char *key);
 
+/* Another default: takes `text`, as after --set KEY=, unless the key was set. It must be a good value. */
+void zs_config_set_default(zs_config *config, const char *key, const char *text);
+
 /* The resolved settings, every key with its value and help as a comment: itself a valid config file. */
 void zs_config_dump(const zs_config *config, zs_string *out);
 

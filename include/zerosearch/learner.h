@@ -11,6 +11,12 @@ typedef struct zs_learner zs_learner;
 /* What an update did; the same on every learner. Means over the tokens of the loss. */
 typedef struct zs_update_report {
     double loss, kl, entropy, clip_fraction;
+    double loss_policy, loss_kl, loss_llds; /* what the loss is the sum of */
+    double reward_overlong, reward_kl;      /* means over episodes of what was added to their reward */
+    double kl_coef;                         /* as it was in this step */
+    double good_log_prob; /* mean over tokens of episodes with a reward above 0; NAN: none */
+    double value_loss, value_clip_fraction, value_mean, value_grad_norm;
+    double value_explained; /* share of the returns' variance that the values told of; 0: no value model */
     /* Rollouts' policy (recorded log-probabilities) beside the learner's before the step's updates (learn.h):
      * mean and maximum of |difference|, the KL between them, the importance weights and the share of them
      * that the cap cut. Without correction: weights uncapped and not applied; with several updates a step,
@@ -26,6 +32,15 @@ typedef struct zs_update_report {
 zs_learner *zs_learner_create(const zs_comm *comm, const zs_config *config, zs_model *policy,
                               const zs_model *reference, zs_optimizer *optimizer, int64_t max_length);
 void zs_learner_destroy(zs_learner *learner);
+
+/* For learn.advantage = gae: PPO's value model, a model with a value head that reads the policy's tokens, and
+ * its optimizer, whose peak rate becomes learn.value_learning_rate. Both outlive the learner. Local. */
+void zs_learner_add_values(zs_learner *learner, const zs_config *config, zs_model *model,
+                           zs_optimizer *optimizer);
+
+/* The coefficient of the KL, which learn.kl_target changes from step to step: part of a checkpoint. Local. */
+double zs_learner_kl_coef(const zs_learner *learner);
+void zs_learner_set_kl_coef(zs_learner *learner, double kl_coef);
 
 /* Reference log-probabilities of the episodes that have come so far, in micro-batches as they fill up (so
  * that the bits do not depend on when they came); with `all`, of the rest too. Calls see the same buffer

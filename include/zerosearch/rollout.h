@@ -38,8 +38,9 @@ typedef struct zs_rollout_task {
     const int64_t
         *questions; /* [num_questions], places in the set; question q is played by rollout q mod size */
     int64_t num_questions, samples;
-    int64_t step; /* key of the random draws */
-    double noise; /* probability that a query's documents are noisy */
+    int64_t first_place; /* of the first question among all of the step: their draws depend on it */
+    int64_t step;        /* key of the random draws */
+    double noise;        /* probability that a query's documents are noisy */
     zs_sampling sampling;
     int64_t max_turns;       /* of the method `search`: searches and invalid actions before the last turn; 0:
                                 answer at once */

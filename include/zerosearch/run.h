@@ -14,6 +14,7 @@ typedef struct zs_run {
     zs_comm *comm;
     char folder[500], checkpoints[520];
     bool is_root;             /* world rank 0: writes the text files */
+    zs_optimizer *values;     /* of a value model, which stands in checkpoints too; NULL: none */
     FILE *metrics, *episodes; /* root only; episodes NULL until wanted */
 } zs_run;
 

@@ -67,6 +67,11 @@ zs_status zs_setup_frozen(const zs_comm *comm, const zs_group *group, const zs_c
                           const char *key, const char *dtype_key, zs_frozen *frozen, zs_tokenizer **tokenizer,
                           zs_error *err);
 
+/* PPO's value model beside `policy`: the folder model.value, or the policy's layers under a head of zeros.
+ * Its tokens must be the policy's. Collective on group, one error for all; NULL outside it. */
+zs_status zs_setup_values(const zs_comm *comm, const zs_group *group, const zs_config *config,
+                          const zs_model *policy, zs_model **values, zs_error *err);
+
 /* How the model of `key` (model.policy or model.simulator) is spoken to, as its folder and the settings say;
  * what ends a turn there is added to the model's end tokens. *out stays NULL on a rank without tokenizer.
  * Free with zs_chat_free. Local. */

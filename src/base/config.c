@@ -395,6 +395,19 @@ zs_status zs_config_load(const char *path, const char *const *overrides, int num
     return status;
 }
 
+void zs_config_set_default(zs_config *config, const char *key, const char *text) {
+    int index = find_key(key);
+    ZS_ASSERT(index >= 0, "no key '%s' in the schema", key);
+    if (config->values[index].source) return;
+    char line[400];
+    zs_error err = {0};
+    snprintf(line, sizeof line, "%s=%s", key, text);
+    zs_status status = put_override(config, line, &err);
+    ZS_ASSERT(status == ZS_OK, "%s", err.text);
+    zs_free(config->values[index].source);
+    config->values[index].source = NULL;
+}
+
 /* Asking. */
 
 static const value *ask(const zs_config *config, const char *name, int type) {

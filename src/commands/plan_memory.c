@@ -83,6 +83,12 @@ static memory memory_of(const zs_plan *p, int role, int64_t sharers) {
         m.activations = (double)zs_workspace_bytes(&p->policy, micro_tokens(p), true,
                                                    zs_config_bool(p->config, "learn.recompute"));
         m.buffers = buffer_bytes(p);
+        if (strcmp(zs_config_string(p->config, "learn.advantage"), "gae") == 0) { /* PPO's value model */
+            m.weights *= 2;
+            m.gradients *= 2;
+            m.optimizer *= 2;
+            m.activations *= 2;
+        }
     }
     return m;
 }

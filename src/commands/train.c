@@ -6,6 +6,7 @@
 #include "zerosearch/hf.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
+#include "zerosearch/presets.h"
 #include "zerosearch/trace.h"
 
 #include <math.h>
@@ -15,19 +16,23 @@
 enum { LEAST_SEARCHES = 8 }; /* of a step, all failed, that end the run: fewer may be bad luck */
 enum { MOST_SKIPPED = 3 };   /* updates in a row whose gradient is not finite */
 
-/* The questions of a step: the next num_questions of a shuffled endless sequence of epochs. A function of
- * seed and step alone, so that a resumed run goes on in the same order. */
-static void pick_questions(zs_trainer *t, int64_t step, int64_t n, int64_t *picked) {
+/* The questions of a round of a step: the next num_questions of a shuffled endless sequence of epochs, which
+ * is another for each round and after each rollback. A function of these numbers and the seed alone, so that
+ * a resumed run goes on in the same order. */
+static void pick_questions(zs_trainer *t, int64_t step, int64_t round, int64_t n, int64_t *picked) {
+    enum { MOST_ROUNDS = 1001 };
+    int64_t draw = 1 + round + MOST_ROUNDS * t->rollbacks;
     for (int64_t i = 0; i < n; i++) {
         int64_t at = step * n + i, epoch = at / t->questions.count;
-        if (!t->order || t->order_epoch != epoch) {
+        if (!t->order || t->order_key[0] != epoch || t->order_key[1] != draw) {
             if (!t->order) t->order = ZS_NEW(int64_t, t->questions.count);
             for (int64_t k = 0; k < t->questions.count; k++)
                 t->order[k] = k;
             zs_rng rng =
-                zs_rng_make((uint64_t)zs_config_int(t->config, "seed"), ZS_STREAM_SHUFFLE, epoch, 1, 0);
+                zs_rng_make((uint64_t)zs_config_int(t->config, "seed"), ZS_STREAM_SHUFFLE, epoch, draw, 0);
             zs_rng_shuffle(&rng, t->order, t->questions.count);
-            t->order_epoch = epoch;
+            t->order_key[0] = epoch;
+            t->order_key[1] = draw;
         }
         picked[i] = t->order[at % t->questions.count];
     }
@@ -83,17 +88,18 @@ static void move_on(void *trainer) {
     zs_actor_poll(t->actor);
 }
 
-/* Rollouts and simulators play the episodes of a step, which go to the learners as they end. */
-static void play(zs_trainer *t, int64_t step) {
+void zs_train_play(zs_trainer *t, int64_t step, int64_t round) {
+    enum { MOST_STEPS = 100000000 }; /* draws after a rollback are those of other steps */
     const zs_config *config = t->config;
     int64_t num_questions = zs_config_int(config, "rollout.questions");
     int64_t *picked = ZS_NEW(int64_t, num_questions);
-    pick_questions(t, step, num_questions, picked);
+    pick_questions(t, step, round, num_questions, picked);
     zs_rollout_task task = {.qa = &t->questions,
                             .questions = picked,
                             .num_questions = num_questions,
+                            .first_place = round * num_questions,
                             .samples = zs_config_int(config, "rollout.samples"),
-                            .step = step,
+                            .step = step + t->rollbacks * MOST_STEPS,
                             .noise = zs_curriculum_noise(&t->curriculum, step, t->total),
                             .sampling = {zs_config_float(config, "rollout.temperature"),
                                          zs_config_int(config, "rollout.top_k"),
@@ -102,7 +108,7 @@ static void play(zs_trainer *t, int64_t step) {
                             .stream = t->stream,
                             .poll = move_on,
                             .poll_context = t};
-    zs_episodes_clear(&t->mine);
+    if (round == 0) zs_episodes_clear(&t->mine);
     zs_rollout_run(t->rollout, t->search.search, &task, &t->mine);
     if (t->comm->is_rollout) zs_trajectories_end(t->stream);
     zs_free(picked);
@@ -112,8 +118,9 @@ static void play(zs_trainer *t, int64_t step) {
  * service has ceased to answer. */
 static zs_status take(zs_trainer *t, int64_t step, zs_episodes *episodes, zs_played *played, zs_error *err) {
     zs_phase_begin(ZS_PHASE_EXCHANGE);
-    zs_episodes_clear(episodes);
-    while (t->learner && zs_trajectories_take(t->stream, episodes))
+    bool drawn = zs_config_int(t->config, "rollout.redraws") > 0; /* taken already, as rounds ended */
+    if (!drawn) zs_episodes_clear(episodes);
+    while (t->learner && !drawn && zs_trajectories_take(t->stream, episodes))
         zs_learner_prepare(t->learner, episodes, false);
     zs_phase_end(ZS_PHASE_EXCHANGE);
     if (t->learner) zs_learner_prepare(t->learner, episodes, true);
@@ -139,7 +146,10 @@ static zs_status get_episodes(zs_trainer *t, zs_error *err) {
         *err = t->lost;
         return err->status;
     }
-    play(t, t->step);
+    if (zs_config_int(t->config, "rollout.redraws") > 0)
+        zs_train_draw(t, &t->received);
+    else
+        zs_train_play(t, t->step, 0);
     return take(t, t->step, &t->received, &t->played, err);
 }
 
@@ -151,7 +161,7 @@ static zs_status one_step(zs_trainer *t, zs_step_facts *facts, zs_error *err) {
     bool ahead = zs_config_int(t->config, "rollout.staleness") > 0 && t->step + 1 < t->total;
     if (ahead) {
         zs_actor_expect(t->actor);
-        play(t, t->step + 1);
+        zs_train_play(t, t->step + 1, 0);
     }
     if (t->learner)
         facts->update =
@@ -239,13 +249,17 @@ static zs_status train_steps(zs_trainer *t, zs_error *err) {
         if (status == ZS_OK) status = check_finite(t, &facts.update, err);
         show_progress(t, &progress, &facts);
         json_decref(facts.eval);
-        bool stopping;
-        if (zs_run_checkpoint_due(&t->run, t->step, last, &stopping) && status == ZS_OK)
+        bool stopping, guarded = false;
+        if (status == ZS_OK) status = zs_train_act(t, facts.alarms, &guarded, err);
+        last = t->step == t->total; /* no more, where the guard has gone back */
+        if ((zs_run_checkpoint_due(&t->run, t->step, last, &stopping) || guarded) && status == ZS_OK &&
+            t->saved < t->step)
             status = save_checkpoint(t, err);
         if (status == ZS_OK && evaluated != ZS_OK) {
             *err = lost;
             status = stop_without_search(t, err);
         }
+        if (status == ZS_OK && guarded) status = zs_train_guard_stopped(t, err);
         if (status == ZS_OK && stopping) status = zs_run_stopped(t->step, err);
         if (status == ZS_OK && !last && zs_train_settle(t)) {
             t->redivide = true;
@@ -278,7 +292,11 @@ static zs_status load_questions(zs_trainer *t, zs_error *err) {
     return zs_comm_agree(t->comm, &t->comm->world, status, err);
 }
 
-/* Learners read the policy, and its reference; rollouts that do not learn wait for it. */
+bool zs_train_has_values(const zs_trainer *t) {
+    return strcmp(zs_config_string(t->config, "learn.advantage"), "gae") == 0;
+}
+
+/* Learners read the policy, its reference and the value model; rollouts that do not learn wait for it. */
 static zs_status load_policy(zs_trainer *t, zs_error *err) {
     zs_comm *comm = t->comm;
     zs_status status = ZS_OK;
@@ -291,6 +309,8 @@ static zs_status load_policy(zs_trainer *t, zs_error *err) {
                            &t->policy, &t->tokenizer, err);
     if (status == ZS_OK && comm->is_learner && zs_config_float(t->config, "learn.kl_coef") > 0.0)
         status = load_reference(t, err);
+    if (status == ZS_OK && comm->is_learner && zs_train_has_values(t))
+        status = zs_setup_values(comm, &comm->learners, t->config, t->policy, &t->values, err);
     if (status == ZS_OK)
         status = zs_setup_chat(t->config, "model.policy", t->tokenizer, t->policy, &t->chat, err);
     return zs_comm_agree(comm, &comm->world, status, err);
@@ -343,8 +363,14 @@ static zs_status prepare(zs_trainer *t, zs_error *err) {
         t->optimizer = zs_optimizer_create(comm, t->policy, config, updates);
         t->learner = zs_learner_create(comm, config, t->policy, t->reference.model, t->optimizer,
                                        zs_config_int(config, "rollout.context_tokens"));
+        if (t->values) {
+            t->value_optimizer = zs_optimizer_create(comm, t->values, config, updates);
+            zs_learner_add_values(t->learner, config, t->values, t->value_optimizer);
+        }
     }
+    t->run.values = t->value_optimizer;
     zs_curriculum_open(config, &t->curriculum);
+    t->guard = zs_guard_make(config);
     status = zs_train_restore(t, err);
     t->saved = t->step;
     if (status == ZS_OK) status = zs_run_open_records(&t->run, t->step > 0 ? t->step + 1 : 0, true, err);
@@ -366,6 +392,8 @@ static void release(zs_trainer *t) {
     zs_run_close(&t->run);
     zs_learner_destroy(t->learner);
     zs_optimizer_destroy(t->optimizer);
+    zs_optimizer_destroy(t->value_optimizer);
+    zs_model_destroy(t->values);
     zs_rollout_destroy(t->rollout);
     zs_rollout_destroy(t->eval_rollout);
     zs_actor_destroy(t->actor);
@@ -397,8 +425,11 @@ static zs_status begin_anew(zs_trainer *t, zs_error *err) {
 
 static zs_status run_train(const zs_arguments *arguments, zs_error *err) {
     zs_trainer t = {.config = arguments->config, .comm = arguments->comm, .measured_steps = -1};
-    zs_status status = zs_setup_groups(
-        t.comm, t.config, zs_search_is_simulated(zs_setup_engine(t.config, "search.engine", NULL, 0)), err);
+    zs_status status = zs_presets_check(t.config, err);
+    if (status == ZS_OK)
+        status =
+            zs_setup_groups(t.comm, t.config,
+                            zs_search_is_simulated(zs_setup_engine(t.config, "search.engine", NULL, 0)), err);
     if (status == ZS_OK) status = zs_timeline_start(t.comm, zs_arg(arguments, "trace"), err);
     if (status == ZS_OK)
         status = zs_run_open(&t.run, t.config, t.comm, zs_arg(arguments, "resume") != NULL, err);

@@ -6,6 +6,7 @@
 #include "balance.h"
 
 #include "zerosearch/actor.h"
+#include "zerosearch/guard.h"
 #include "zerosearch/curriculum.h"
 #include "zerosearch/learner.h"
 #include "zerosearch/log.h"
@@ -20,6 +21,8 @@ typedef struct zs_played {
     double noise;
     zs_rollout_means means;
     zs_search_counts searched;
+    double rounds,
+        spread; /* rollout.redraws: rounds played, share of their questions with a spread of rewards */
 } zs_played;
 
 typedef struct zs_trainer {
@@ -31,15 +34,20 @@ typedef struct zs_trainer {
     zs_chat *chat;
     zs_model *policy; /* in f32; on rollouts that play bf16 and do not learn, that */
     zs_frozen reference;
+    zs_model *values; /* PPO's, on learners, with its optimizer; NULL: none */
+    zs_optimizer *value_optimizer;
     zs_search_setup search, eval_search;
     zs_rollout *rollout, *eval_rollout;
     zs_learner *learner;
     zs_optimizer *optimizer;
     zs_actor *actor;
-    zs_curriculum curriculum;    /* of the step to be played next */
-    int64_t step, total, saved;  /* saved: step of the newest checkpoint */
-    int64_t skipped;             /* updates in a row that were not made, their gradient not being finite */
-    int64_t *order, order_epoch; /* the question order of an epoch */
+    zs_curriculum curriculum;   /* of the step to be played next */
+    int64_t step, total, saved; /* saved: step of the newest checkpoint */
+    int64_t skipped;            /* updates in a row that were not made, their gradient not being finite */
+    int64_t *order;             /* the question order of an epoch, for the draw that order_key names */
+    int64_t order_key[2];
+    zs_guard guard;
+    int64_t rollbacks; /* that the guard has made: other draws, a lower rate */
     zs_trajectories *stream;
     zs_episodes mine; /* rollouts: what was played last */
     /* The step's episodes on the learners, and (rollout.staleness) those of the next one, played meanwhile.
@@ -63,8 +71,9 @@ typedef struct zs_step_facts {
     zs_update_report update;
     zs_rollout_means rollout;
     zs_search_counts searched;
-    json_t *eval;  /* NULL: not evaluated */
-    char busy[90]; /* filled by zs_train_record: "rollout 61 %, learner 30 %" */
+    unsigned alarms; /* of the guard, filled by zs_train_record */
+    json_t *eval;    /* NULL: not evaluated */
+    char busy[90];   /* filled by zs_train_record: "rollout 61 %, learner 30 %" */
 } zs_step_facts;
 
 /* A line of metrics.jsonl, samples for episodes.jsonl and this step's timers, which are kept until
@@ -73,8 +82,25 @@ zs_status zs_train_record(zs_trainer *t, zs_step_facts *facts, zs_error *err);
 /* The best split of the ranks by what was measured since the last proposal, per pod, and its time over that
  * of now. False: nothing measured, or ranks play several roles. The same on every rank. */
 bool zs_train_propose(zs_trainer *t, int64_t best[ROLES], double *fraction);
+bool zs_train_has_values(const zs_trainer *t); /* PPO's value model, on whatever rank */
 /* Local: the root has them all. */
 zs_status zs_train_write_timers(zs_trainer *t, zs_error *err);
+
+/* The guard (train_guard.c). Watch: the step's numbers, which all ranks know; the new alarms. Act: what
+ * guard.action says of them; *stopping: the run is to end with a checkpoint and zs_train_guard_stopped. The
+ * same on every rank; act is collective on world. */
+unsigned zs_train_watch(zs_trainer *t, const zs_step_facts *facts);
+json_t *zs_train_alarm_names(unsigned alarms);
+zs_status zs_train_act(zs_trainer *t, unsigned alarms, bool *stopping, zs_error *err);
+zs_status zs_train_guard_stopped(const zs_trainer *t, zs_error *err);
+void zs_train_set_rollbacks(zs_trainer *t, int64_t times); /* Local */
+
+/* Plays a round of a step's questions: round 0 its own, further ones (rollout.redraws) others. Rollouts and
+ * simulators; episodes are added to t->mine and sent. */
+void zs_train_play(zs_trainer *t, int64_t step, int64_t round);
+/* With rollout.redraws: rounds until enough questions have a spread of rewards; on learners their episodes.
+ * Collective on world. */
+void zs_train_draw(zs_trainer *t, zs_episodes *episodes);
 
 /* The checkpoint of this step, and the newest good one back into a trainer whose roles are set up
  * (train_state.c). Collective on world. */

@@ -274,6 +274,7 @@ static void set_number(json_t *object, const char *name, double value) {
 static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
     double decoded = decoded_tokens(t), seconds = f->seconds;
     share_update(t, &f->update);
+    f->alarms = zs_train_watch(t, f);
     record_timers(t, &f->times);
     time_use use = sum_time_use(t, f);
     json_t *phases = phase_seconds(t, &f->times, &seconds);
@@ -308,6 +309,13 @@ static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
                    {"kl", u->kl},
                    {"entropy", u->entropy},
                    {"clip_fraction", u->clip_fraction},
+                   {"loss_policy", u->loss_policy},
+                   {"loss_kl", u->loss_kl},
+                   {"loss_llds", u->loss_llds},
+                   {"reward_overlong", u->reward_overlong},
+                   {"reward_kl", u->reward_kl},
+                   {"kl_coef", u->kl_coef},
+                   {"good_log_prob", u->good_log_prob},
                    {"log_prob_mismatch", u->mismatch},
                    {"log_prob_mismatch_max", u->mismatch_max},
                    {"log_prob_mismatch_kl", u->mismatch_kl},
@@ -324,10 +332,21 @@ static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
     json_object_set_new(record, "staleness", json_integer(zs_config_int(t->config, "rollout.staleness")));
     zs_reward_facts facts = {m->em, m->cover_em, m->f1, m->format_valid, m->turns, m->retrieved};
     json_object_set_new(record, "rewards", reward_terms(t, &facts));
+    const double values[] = {u->value_loss, u->value_clip_fraction, u->value_mean, u->value_explained,
+                             u->value_grad_norm};
+    static const char *const value_names[] = {"value_loss", "value_clip_fraction", "value_mean",
+                                              "value_explained", "value_grad_norm"};
+    for (int i = 0; zs_train_has_values(t) && i < 5; i++)
+        set_number(record, value_names[i], values[i]);
     json_object_set_new(record, "seconds", phases);
     json_object_set_new(record, "busy", busy_shares(&use, seconds));
     json_object_set_new(record, "time", time_shares(&use, f->busy, sizeof f->busy));
     json_object_set_new(record, "work", role_work(&measured));
+    if (f->alarms) json_object_set_new(record, "alarms", zs_train_alarm_names(f->alarms));
+    if (t->played.rounds > 0) {
+        set_number(record, "rollout_rounds", t->played.rounds);
+        set_number(record, "groups_with_spread", t->played.spread);
+    }
     json_t *proposal = propose(t, f->busy);
     if (proposal) json_object_set_new(record, "proposed", proposal);
     if (f->eval) json_object_set(record, "eval", f->eval);

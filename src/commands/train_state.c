@@ -22,6 +22,8 @@ static void read_numbers(const json_t *list, double *values, size_t count) {
         values[i] = json_number_value(json_array_get(list, i));
 }
 
+enum { GUARDED = sizeof(zs_guard_state) / sizeof(double) };
+
 /* zs_played as numbers, all of them doubles or integers that a double holds. */
 enum { MEANS = sizeof(zs_rollout_means) / sizeof(double), SEARCHED = 5 };
 
@@ -82,6 +84,9 @@ zs_status zs_train_save(zs_trainer *t, zs_error *err) {
                             json_pack("{s:i,s:[I,I,I]}", "world", t->comm->world.size, "ranks",
                                       (json_int_t)t->split[SIMULATOR], (json_int_t)t->split[ROLLOUT],
                                       (json_int_t)t->split[LEARNER]));
+    if (t->learner) json_object_set_new(more, "kl_coef", json_real(zs_learner_kl_coef(t->learner)));
+    json_object_set_new(more, "guard", numbers((const double *)&t->guard.state, GUARDED));
+    json_object_set_new(more, "rollbacks", json_integer(t->rollbacks));
     if (t->has_ahead) json_object_set_new(more, "ahead", pack_played(&t->played_ahead));
     zs_run_words words = pack_episodes(&t->ahead);
     zs_status status = zs_run_checkpoint(&t->run, t->optimizer, t->policy, "train", t->step, more,
@@ -96,9 +101,13 @@ zs_status zs_train_restore(zs_trainer *t, zs_error *err) {
     zs_status status =
         zs_run_restore(&t->run, t->optimizer, t->policy, "train", &t->step, &state, &words, err);
     if (status == ZS_OK && state) {
-        json_t *ahead = json_object_get(state, "ahead");
+        json_t *ahead = json_object_get(state, "ahead"), *kl_coef = json_object_get(state, "kl_coef");
+        if (t->learner && kl_coef && zs_config_float(t->config, "learn.kl_target") > 0)
+            zs_learner_set_kl_coef(t->learner, json_number_value(kl_coef));
         t->has_ahead = ahead != NULL;
         if (ahead) t->played_ahead = unpack_played(ahead);
+        read_numbers(json_object_get(state, "guard"), (double *)&t->guard.state, GUARDED);
+        zs_train_set_rollbacks(t, json_integer_value(json_object_get(state, "rollbacks")));
         zs_curriculum_restore(&t->curriculum, json_object_get(state, "curriculum"));
         if (ahead && t->learner) {
             unpack_episodes(&words, &t->comm->learners, &t->ahead);

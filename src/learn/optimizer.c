@@ -73,7 +73,8 @@ double zs_optimizer_update(zs_optimizer *optimizer, double *rate) {
     optimizer->adamw.learning_rate = zs_schedule_rate(&optimizer->schedule, optimizer->step);
     *rate = optimizer->adamw.learning_rate;
     optimizer->step++;
-    if (isfinite(norm)) {
+    bool outlier = optimizer->norm_limit > 0.0 && norm > optimizer->norm_limit;
+    if (isfinite(norm) && !outlier) {
         double scale =
             optimizer->clip_gradient > 0.0 ? fmin(1.0, optimizer->clip_gradient / (norm + 1e-6)) : 1.0;
         int64_t at = 0;
@@ -86,8 +87,8 @@ double zs_optimizer_update(zs_optimizer *optimizer, double *rate) {
         }
         zs_reducer_gather(optimizer->reducer, optimizer->model->params);
     } else {
-        zs_log(ZS_LOG_WARNING, "update %lld skipped: the gradient norm is not finite",
-               (long long)optimizer->step);
+        zs_log(ZS_LOG_WARNING, "update %lld skipped: the gradient norm is %s", (long long)optimizer->step,
+               outlier ? "an outlier" : "not finite");
     }
     zs_zero(optimizer->grads, optimizer->model->num_params * (int64_t)sizeof(float));
     return norm;

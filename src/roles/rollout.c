@@ -238,7 +238,7 @@ static void submit_all(zs_rollout *r) {
     for (int64_t q = rollouts->rank; q < task->num_questions; q += rollouts->size, e += task->samples) {
         for (int64_t s = 0; s < task->samples; s++)
             e[s] = (episode){.handle = -1,
-                             .question = q,
+                             .question = task->first_place + q,
                              .sample = s,
                              .question_index = task->questions[q],
                              .last_turn = !r->method.searches || task->max_turns == 0};

@@ -136,8 +136,9 @@ zs_status zs_run_record(zs_run *run, FILE *file, json_t *object, zs_error *err) 
     return status;
 }
 
-/* A checkpoint's arrays on a learner: the optimizer's three, and the words of a batch under way. */
-enum { MOST_ARRAYS = 4 };
+/* A checkpoint's arrays on a learner: the optimizer's three, the value model's, the words of a batch under
+ * way. */
+enum { MOST_ARRAYS = 7 };
 static const char words_name[] = "rollout/words";
 
 /* Words as the floats that checkpoints hold; they are stored and read as they are, bit for bit. */
@@ -146,6 +147,16 @@ static void add_words(zs_checkpoint_array *arrays, int *count, zs_piece *piece, 
     if (total == 0) return;
     *piece = (zs_piece){2 * begin, 2 * num_words, (float *)words};
     arrays[(*count)++] = (zs_checkpoint_array){words_name, 2 * total, num_words > 0, piece};
+}
+
+/* The value model's params and moments; *pieces (NULL: no value model) is the caller's to free. */
+static void add_values(const zs_run *run, zs_checkpoint_array *arrays, int *count, zs_piece **pieces) {
+    static const char *const names[] = {"value/params", "value/m", "value/v"};
+    *pieces = NULL;
+    if (!run->values) return;
+    zs_optimizer_arrays(run->values, arrays + *count, pieces);
+    for (int i = 0; i < 3; i++)
+        arrays[(*count)++].name = names[i];
 }
 
 /* The words of each learner's part, as JSON and summed; *begin: where this learner's starts. */
@@ -170,6 +181,7 @@ static char *state_text(const zs_run *run, const zs_optimizer *optimizer, const 
                         json_t *more, json_t *parts) {
     json_t *state = json_pack("{s:s,s:I,s:I}", "kind", kind, "step", (json_int_t)step, "updates",
                               (json_int_t)optimizer->step);
+    if (run->values) json_object_set_new(state, "value_updates", json_integer(run->values->step));
     json_object_update(state, more);
     if (parts) json_object_set_new(state, "words", parts);
     zs_string settings = {0};
@@ -187,16 +199,18 @@ zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model
     zs_status status = ZS_OK;
     if (run->comm->is_learner) {
         zs_checkpoint_array arrays[MOST_ARRAYS];
-        zs_piece *pieces, piece;
+        zs_piece *pieces, *values, piece;
         int count = 3;
         int64_t begin, total;
         zs_optimizer_arrays(optimizer, arrays, &pieces);
+        add_values(run, arrays, &count, &values);
         json_t *parts = words ? count_words(run->comm, words->count, &begin, &total) : NULL;
         if (words) add_words(arrays, &count, &piece, begin, total, words->words, words->count);
         char path[600], *text = state_text(run, optimizer, kind, step, more, parts);
         zs_checkpoint_path(path, sizeof path, run->checkpoints, step);
         status = zs_checkpoint_write(run->comm->learners.comm, path, model, arrays, count, text, err);
         zs_free(pieces);
+        zs_free(values);
         free(text);
     }
     json_decref(more);
@@ -239,16 +253,23 @@ static zs_status read_checkpoint(zs_run *run, const char *path, zs_optimizer *op
     }
     if (run->comm->is_learner && status == ZS_OK) {
         zs_checkpoint_array arrays[MOST_ARRAYS];
-        zs_piece *pieces, piece;
+        zs_piece *pieces, *values, piece, whole_values;
         int count = 3;
         zs_optimizer_arrays(optimizer, arrays, &pieces);
         /* every learner needs all parameters, not only the stripe that it writes */
         zs_piece whole = {0, model->num_params, model->params};
         arrays[0].num_pieces = 1;
         arrays[0].pieces = &whole;
+        add_values(run, arrays, &count, &values);
+        if (values) {
+            whole_values = (zs_piece){0, run->values->model->num_params, run->values->model->params};
+            arrays[3].num_pieces = 1;
+            arrays[3].pieces = &whole_values;
+        }
         if (words) add_words(arrays, &count, &piece, 0, words->count, words->words, words->count);
         status = zs_checkpoint_read(run->comm->learners.comm, path, model, arrays, count, state, err);
         zs_free(pieces);
+        zs_free(values);
     }
     return zs_comm_agree(run->comm, &run->comm->world, status, err);
 }
@@ -356,6 +377,7 @@ zs_status zs_run_restore(zs_run *run, zs_optimizer *optimizer, const zs_model *m
         return zs_fail(err, ZS_FAILED, "%s: not a checkpoint of %s", path, kind);
     }
     if (optimizer) optimizer->step = json_integer_value(json_object_get(*state, "updates"));
+    if (run->values) run->values->step = json_integer_value(json_object_get(*state, "value_updates"));
     tell_changes(run, json_string_value(json_object_get(*state, "config")));
     zs_log(ZS_LOG_INFO, "resumed from step %lld", (long long)*step);
     return ZS_OK;

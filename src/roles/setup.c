@@ -91,6 +91,40 @@ zs_status zs_setup_frozen(const zs_comm *comm, const zs_group *group, const zs_c
     return zs_comm_agree(comm, group, status, err);
 }
 
+/* The layouts of a policy and of its value model are the same up to the head. */
+static zs_model *values_of_policy(const zs_model *policy) {
+    zs_model_config config = policy->config;
+    config.value_head = true;
+    zs_model *values = zs_model_create(&config);
+    memcpy(values->params, policy->params, (size_t)values->head * sizeof(float));
+    return values;
+}
+
+zs_status zs_setup_values(const zs_comm *comm, const zs_group *group, const zs_config *config,
+                          const zs_model *policy, zs_model **values, zs_error *err) {
+    const char *folder = zs_config_string(config, "model.value");
+    *values = NULL;
+    if (group->comm == MPI_COMM_NULL) return ZS_OK;
+    if (!*folder) {
+        *values = values_of_policy(policy);
+        return ZS_OK;
+    }
+    zs_status status = zs_load_model(
+        comm, group, folder, zs_read_named(zs_config_string(config, "model.read")), values, NULL, err);
+    if (status != ZS_OK) return zs_fail_context(err, "model.value");
+    if (!(*values)->config.value_head)
+        status =
+            zs_config_fail(config, "model.value", err,
+                           "%s is a language model; `zerosearch init --from %s --value-head` makes a value "
+                           "model of it",
+                           folder, folder);
+    else if ((*values)->config.vocab_size != policy->config.vocab_size)
+        status = zs_config_fail(
+            config, "model.value", err, "%s has %lld tokens in its vocabulary, the policy %lld", folder,
+            (long long)(*values)->config.vocab_size, (long long)policy->config.vocab_size);
+    return zs_comm_agree(comm, group, status, err);
+}
+
 zs_status zs_setup_chat(const zs_config *config, const char *key, const zs_tokenizer *tokenizer,
                         zs_model *model, zs_chat **out, zs_error *err) {
     bool policy = !strcmp(key, "model.policy");
