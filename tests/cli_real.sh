@@ -212,9 +212,9 @@ rm -rf "$work/simulated"
 
 # --- tuning the simulator ---
 head -8 "$qa/simtune_like.jsonl" >"$work/simtune.jsonl"
-python3 analysis/simtune_to_sft.py --top-k 2 --words 12 "$work/simtune.jsonl" >"$work/sft.jsonl" 2>"$work/log"
-check sft_converter test -s "$work/sft.jsonl"
-check sft exits 0 $ZS_MPIRUN -n 2 "$ZS" sft --set model.policy="$work/base" --set "sft.data=[\"$work/sft.jsonl\"]" --set sft.steps=2 \
+check collect_from_logs exits 0 "$ZS" collect --from "$work/simtune.jsonl" --set search.top_k=2 --set search.words=12 \
+    --set collect.balance=false --set collect.held_out=0 --set run.folder="$work/collected"
+check sft exits 0 $ZS_MPIRUN -n 2 "$ZS" sft --set model.policy="$work/base" --set "sft.data=[\"$work/collected/train.jsonl\"]" --set sft.steps=2 \
     --set sft.batch_tokens=384 --set sft.max_length=384 --set learn.micro_tokens=384 --set learn.learning_rate=1e-3 --set run.folder="$work/sft"
 check sft_begins_at_chance python "$work/sft/metrics.jsonl" <<'PYTHON'
 import json, math, sys

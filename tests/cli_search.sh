@@ -201,19 +201,4 @@ else
     echo "skip index_real_corpus (no $shared/qa/corpus.jsonl)"
 fi
 
-# The converter of simulation-tuning sets.
-cat >"$folder/simtune.jsonl" <<'LINES'
-{"query":"q {x}","question":"Q?","golden_answers":["A","B"],"label":"noisy","documents":["it is b.",{"title":"T","text":"one two. three"},{"title":"","text":""},"four"]}
-LINES
-printf 'Q={query} A={answer} k={topk} w={words}\n' >"$folder/template.txt"
-python3 "$here/analysis/simtune_to_sft.py" --noisy "$folder/template.txt" --useful "$folder/template.txt" --words 2 \
-    "$folder/simtune.jsonl" >"$folder/sft.jsonl" 2>"$words"
-check simtune_runs $?
-[ "$(cat "$folder/sft.jsonl")" = \
-    '{"prompt": "Q=q {x} A=A or B k=2 w=2", "completion": "Doc 1: \"T\" one two.\nDoc 2: four"}' ]
-check simtune_line $?
-echo '{"query":"q"}' >>"$folder/simtune.jsonl"
-python3 "$here/analysis/simtune_to_sft.py" --noisy "$folder/template.txt" --useful "$folder/template.txt" \
-    "$folder/simtune.jsonl" >/dev/null 2>"$words"
-[ $? -eq 1 ] && grep -q 'simtune.jsonl:2: key "label"' "$words"; check simtune_bad_row $?
 exit $failed

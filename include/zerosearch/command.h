@@ -52,7 +52,7 @@ typedef struct zs_command {
     bool alone; /* under mpirun rank 0 works, and the others wait for it however long it takes */
 } zs_command;
 
-extern const zs_command zs_command_train, zs_command_sft, zs_command_eval, zs_command_ask,
+extern const zs_command zs_command_train, zs_command_sft, zs_command_collect, zs_command_eval, zs_command_ask,
     zs_command_generate, zs_command_tokenize, zs_command_logprobs, zs_command_score, zs_command_convert,
     zs_command_init, zs_command_bench, zs_command_plan, zs_command_doctor, zs_command_world, zs_command_index;
 

@@ -92,6 +92,12 @@ void zs_corpus_close(zs_corpus *corpus);
 zs_search *zs_search_corpus(zs_corpus *corpus, int top_k); /* takes the corpus over */
 zs_search *zs_search_none(void);                           /* always "No information available" */
 
+/* An engine that passes queries on to another and shows each with its reply: what an engine really gave. The
+ * other one is not taken over, and keeps the counts. `query` lives for the call, `reply` stays the taker's.
+ */
+typedef void zs_search_listener(void *context, const zs_query *query, const zs_reply *reply);
+zs_search *zs_search_recorder(zs_search *engine, zs_search_listener *listener, void *context);
+
 /* A model that writes documents. Templates have the placeholders {query} {question} {answer} {topk} {words};
  * `useful` and `noisy` are whole templates, owned by the caller. Used by simulate_sft and simulate_prompt
  * alike. */
@@ -112,6 +118,17 @@ typedef struct zs_simulator_options {
  * unknown placeholders, lengths that leave no room for a prompt. */
 zs_status zs_search_simulator_check(const zs_simulator_options *options, zs_error *err);
 zs_search *zs_search_simulator(const zs_simulator_options *options);
+/* The prompt with which it asks for a query's documents, before the chat format (text, replaced) and in it
+ * (ids): in a prompt that leaves no room for the reply query, question and answer are cut, the longest first,
+ * by halves. Also for making its training data: without a tokenizer text alone is filled, uncut. `model` is
+ * not read. */
+zs_status zs_search_simulator_prompt(const zs_simulator_options *options, const zs_query *query,
+                                     zs_string *text, zs_ids *ids, zs_error *err);
+/* Shows each reply as the model wrote it, before it is cut to documents: its tokens, and whether it ended by
+ * the limit (`cut`). */
+typedef void zs_simulator_watch(void *context, int64_t episode, const char *raw, int64_t length,
+                                int64_t tokens, bool cut);
+void zs_search_simulator_watch(zs_search *simulator, zs_simulator_watch *watch, void *context);
 
 /* Services: engines that ask over HTTP. A request holds one query, or several where the protocol can; equal
  * queries that are out together share one, and answers are kept in a cache on disk. A query that fails after

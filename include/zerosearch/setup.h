@@ -72,9 +72,9 @@ zs_status zs_setup_frozen(const zs_comm *comm, const zs_group *group, const zs_c
 zs_status zs_setup_values(const zs_comm *comm, const zs_group *group, const zs_config *config,
                           const zs_model *policy, zs_model **values, zs_error *err);
 
-/* How the model of `key` (model.policy or model.simulator) is spoken to, as its folder and the settings say;
- * what ends a turn there is added to the model's end tokens. *out stays NULL on a rank without tokenizer.
- * Free with zs_chat_free. Local. */
+/* How the model of `key` (model.policy, model.simulator or model.judge) is spoken to, as its folder and the
+ * settings say; what ends a turn there is added to the model's end tokens. *out stays NULL on a rank without
+ * tokenizer. Free with zs_chat_free. Local. */
 zs_status zs_setup_chat(const zs_config *config, const char *key, const zs_tokenizer *tokenizer,
                         zs_model *model, zs_chat **out, zs_error *err);
 

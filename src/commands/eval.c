@@ -10,6 +10,8 @@
 #include "zerosearch/table.h"
 #include "zerosearch/trace.h"
 
+#include "eval_simulator.h"
+
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -262,6 +264,7 @@ static zs_status read_options(evaluator *v, const zs_arguments *arguments, zs_er
 }
 
 static zs_status run_eval(const zs_arguments *arguments, zs_error *err) {
+    if (zs_arg(arguments, "simulator")) return zs_eval_simulator(arguments, err);
     evaluator v = {.config = arguments->config, .comm = arguments->comm};
     zs_status status = read_options(&v, arguments, err);
     if (status == ZS_OK) status = read_sets(&v, err);
@@ -313,6 +316,10 @@ static const zs_option options[] = {
     {"samples", "N", "episodes for each question (1)"},
     {"max-turns", "N", "searches allowed to the method search, 0: answer at once (rollout.max_turns)"},
     {"trace", "FILE.json", "a timeline of every rank, to be opened in ui.perfetto.dev or chrome://tracing"},
+    {"simulator", NULL,
+     "measure the simulator (search.engine, model.simulator) itself, eval.engine beside it"},
+    {"queries", "FILE.jsonl",
+     "with --simulator: rows {query, question, golden_answers} (data.eval: its questions)"},
     {"noise", "P", "share of noisy documents when the engine is a simulator (0)"},
     {NULL, NULL, NULL}};
 

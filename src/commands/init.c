@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const zs_option options[] = {
-    {"shape", "NAME", "qwen2.5-0.5b|1.5b|3b|7b|14b, llama3.2-1b|3b, demo, tiny"},
+    {"shape", "NAME", "qwen2.5-0.5b|1.5b|3b|7b|14b, llama3.2-1b|3b, demo-s, demo, demo-l, tiny"},
     {"layers", "L", "layers instead of the shape's own"},
     {"vocab", "N", "vocabulary size instead of the shape's own"},
     {"tokenizer", "FILE_OR_DIR", "tokenizer.json, or a folder with one, to copy in; the vocabulary holds it"},
@@ -164,7 +164,7 @@ static zs_status read_shape(const zs_arguments *arguments, const char *shape, zs
     if (config->num_eos > 0 && config->eos_token_ids[0] >= config->vocab_size) config->num_eos = 0;
     const char *tokenizer = zs_arg(arguments, "tokenizer");
     if (tokenizer)
-        status = fit_tokenizer(tokenizer, strcmp(shape, "demo") == 0, zs_arg(arguments, "vocab") != NULL,
+        status = fit_tokenizer(tokenizer, strncmp(shape, "demo", 4) == 0, zs_arg(arguments, "vocab") != NULL,
                                config, err);
     return status ? status : zs_model_config_check(config, err);
 }
@@ -214,9 +214,12 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 }
 
 const zs_command zs_command_init = {
-    "init", "makes a model folder with random weights, or a value model from a policy",
+    "init",
+    "makes a model folder with random weights, or a value model from a policy",
     "zerosearch init --shape NAME [--layers L] [--vocab N] [--tokenizer FILE_OR_DIR] [--seed S]\n"
     "                [--dtype f32|bf16] [--wired] [--value-head] --out DIR\n"
     "zerosearch init --from DIR --value-head [--dtype f32|bf16] --out DIR\n"
     "The vocabulary grows to hold the tokenizer; the demo shape takes exactly the tokenizer's size.",
-    options, run, true};
+    options,
+    run,
+    true};

@@ -10,7 +10,7 @@
 /* Named shapes. */
 
 const char *const zs_model_shape_names = "qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b, qwen2.5-14b, "
-                                         "llama3.2-1b, llama3.2-3b, demo, tiny";
+                                         "llama3.2-1b, llama3.2-3b, demo-s, demo, demo-l, tiny";
 
 /* As in the base models' config.json; the Instruct ones differ in end tokens and a few of the last columns. */
 static const struct shape {
@@ -27,7 +27,9 @@ static const struct shape {
     {"qwen2.5-14b", ZS_QWEN2, 152064, 5120, 13824, 48, 40, 8, 128, 131072, 1e6, 1e-5, false, false},
     {"llama3.2-1b", ZS_LLAMA, 128256, 2048, 8192, 16, 32, 8, 64, 131072, 5e5, 1e-5, true, true},
     {"llama3.2-3b", ZS_LLAMA, 128256, 3072, 8192, 28, 24, 8, 128, 131072, 5e5, 1e-5, true, true},
+    {"demo-s", ZS_QWEN2, 768, 96, 256, 3, 4, 4, 24, 1024, 1e4, 1e-5, true, false},
     {"demo", ZS_QWEN2, 768, 128, 336, 4, 4, 4, 32, 1024, 1e4, 1e-5, true, false},
+    {"demo-l", ZS_QWEN2, 768, 192, 512, 5, 4, 4, 48, 1024, 1e4, 1e-5, true, false},
     {"tiny", ZS_LLAMA, 512, 32, 96, 2, 4, 2, 8, 1024, 1e4, 1e-5, true, false},
 };
 

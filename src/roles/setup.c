@@ -127,11 +127,13 @@ zs_status zs_setup_values(const zs_comm *comm, const zs_group *group, const zs_c
 
 zs_status zs_setup_chat(const zs_config *config, const char *key, const zs_tokenizer *tokenizer,
                         zs_model *model, zs_chat **out, zs_error *err) {
-    bool policy = !strcmp(key, "model.policy");
+    bool policy = !strcmp(key, "model.policy"), judge = !strcmp(key, "model.judge");
     const char *folder = zs_config_string(config, key);
     zs_chat_options options = {
-        .format = zs_config_string(config, policy ? "model.chat" : "model.simulator_chat"),
-        .system = zs_config_string(config, policy ? "model.system" : "model.simulator_system"),
+        .format = zs_config_string(config, policy  ? "model.chat"
+                                           : judge ? "model.judge_chat"
+                                                   : "model.simulator_chat"),
+        .system = judge ? "" : zs_config_string(config, policy ? "model.system" : "model.simulator_system"),
         .date = zs_config_string(config, "model.chat_date")};
     *out = NULL;
     if (!tokenizer) return ZS_OK;

@@ -34,8 +34,10 @@ typedef struct zs_simulator {
     zs_asker *askers; /* by the engine's handle */
     int64_t num_askers, in_flight;
     zs_replies replies;
-    zs_ids prompt; /* of the query being submitted */
-    bool told;     /* a query that could not be asked has been told of in the log */
+    zs_ids prompt;             /* of the query being submitted */
+    bool told;                 /* a query that could not be asked has been told of in the log */
+    zs_simulator_watch *watch; /* NULL: nobody watches */
+    void *watch_context;
 } zs_simulator;
 
 /* Where to cut a text so that at most `limit` bytes stay: at a UTF-8 boundary, and for lists of answers in
@@ -52,10 +54,10 @@ static int64_t cut_point(const char *text, int64_t limit, bool is_list) {
     return cut;
 }
 
-/* Fills the prompt's ids with query, question and answer cut to `limit` bytes each. */
-static zs_status encode_prompt(zs_simulator *simulator, const zs_query *query, int64_t limit, zs_error *err) {
-    const zs_simulator_options *options = &simulator->options;
-    zs_string parts[3] = {{0}, {0}, {0}}, filled = {0};
+/* The template with query, question and answer, cut to `limit` bytes each. */
+static zs_status fill_prompt(const zs_simulator_options *options, const zs_query *query, int64_t limit,
+                             zs_string *filled, zs_error *err) {
+    zs_string parts[3] = {{0}, {0}, {0}};
     const char *texts[3] = {query->query, query->question, query->answer};
     for (int i = 0; i < 3; i++)
         zs_string_append(&parts[i], texts[i], cut_point(texts[i], limit, i == 2));
@@ -64,32 +66,38 @@ static zs_status encode_prompt(zs_simulator *simulator, const zs_query *query, i
     snprintf(words, sizeof words, "%d", options->words);
     const char *const values[] = {parts[0].data, parts[1].data, parts[2].data, topk, words};
     const char *text = query->noisy ? options->noisy_template : options->useful_template;
-    zs_status status = zs_template_fill(text ? text : "", placeholders, values, 5, &filled, err);
-    zs_ids_clear(&simulator->prompt);
-    if (status == ZS_OK)
-        zs_chat_encode(options->chat, options->tokenizer, filled.data ? filled.data : "", &simulator->prompt);
+    zs_string_clear(filled);
+    zs_status status = zs_template_fill(text ? text : "", placeholders, values, 5, filled, err);
+    if (!filled->data) zs_string_puts(filled, "");
     for (int i = 0; i < 3; i++)
         zs_string_free(&parts[i]);
-    zs_string_free(&filled);
     return status;
 }
 
-/* A prompt that leaves room for the reply: the longest of its texts lose first, by halves. */
-static zs_status make_prompt(zs_simulator *simulator, const zs_query *query, zs_error *err) {
-    const zs_simulator_options *options = &simulator->options;
+zs_status zs_search_simulator_prompt(const zs_simulator_options *options, const zs_query *query,
+                                     zs_string *text, zs_ids *ids, zs_error *err) {
     int64_t room = options->max_length - options->max_new_tokens, limit = INT64_MAX;
     for (;;) {
-        zs_status status = encode_prompt(simulator, query, limit, err);
-        if (status != ZS_OK) return status;
-        if (simulator->prompt.length <= room) break;
+        zs_status status = fill_prompt(options, query, limit, text, err);
+        if (status != ZS_OK || !options->tokenizer) return status;
+        zs_ids_clear(ids);
+        zs_chat_encode(options->chat, options->tokenizer, text->data, ids);
+        if (ids->length <= room) return ZS_OK;
         limit = limit == INT64_MAX ? 1024 : limit / 2;
         if (limit < 16)
             return zs_fail(err, ZS_FAILED,
                            "%s: a prompt of %" PRId64 " tokens leaves no room for %" PRId64
                            " new ones in a length of %" PRId64,
-                           options->name, simulator->prompt.length, options->max_new_tokens,
-                           options->max_length);
+                           options->name, ids->length, options->max_new_tokens, options->max_length);
     }
+}
+
+static zs_status make_prompt(zs_simulator *simulator, const zs_query *query, zs_error *err) {
+    const zs_simulator_options *options = &simulator->options;
+    zs_string text = {0};
+    zs_status status = zs_search_simulator_prompt(options, query, &text, &simulator->prompt, err);
+    zs_string_free(&text);
+    if (status != ZS_OK) return status;
     if (simulator->prompt.length == 0) return zs_fail(err, ZS_FAILED, "%s: an empty prompt", options->name);
     for (int64_t i = 0; i < simulator->prompt.length; i++)
         if (simulator->prompt.data[i] < 0 || simulator->prompt.data[i] >= options->model->config.vocab_size)
@@ -144,6 +152,9 @@ static void collect(zs_simulator *simulator) {
         zs_tokenizer_decode(simulator->options.tokenizer, view.ids + view.prompt_length, count, &raw);
         zs_search_format_documents(raw.data, raw.length, simulator->options.top_k, &documents);
         const zs_asker *asker = &simulator->askers[handle];
+        if (simulator->watch)
+            simulator->watch(simulator->watch_context, asker->episode, raw.data ? raw.data : "", raw.length,
+                             view.length - view.prompt_length, reason == ZS_FINISH_LENGTH);
         zs_replies_push(&simulator->replies, asker->episode, asker->turn, asker->noisy, documents.length == 0,
                         &documents);
         zs_string_free(&raw);
@@ -175,6 +186,12 @@ static void simulator_destroy(zs_search *self) {
     zs_ids_free(&simulator->prompt);
     zs_free(simulator->askers);
     zs_free(simulator);
+}
+
+void zs_search_simulator_watch(zs_search *search, zs_simulator_watch *watch, void *context) {
+    zs_simulator *simulator = (zs_simulator *)search;
+    simulator->watch = watch;
+    simulator->watch_context = context;
 }
 
 zs_status zs_search_simulator_check(const zs_simulator_options *options, zs_error *err) {

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# A simulation-tuning set from the smoke model's searches: the same on any number of ranks, killed and resumed to the
+# bit, taken by sft, and the simulator measured beside the corpus. Needs build/smoke, which `make` prepares.
+. "$(dirname "$0")/smoke_checks.sh"
+collect() { # N FOLDER OPTIONS...
+    local n=$1 folder=$2
+    shift 2
+    $ZS_MPIRUN -n "$n" "$ZS" collect configs/smoke.cfg --set model.policy="$smoke/model" --set run.folder="$work/$folder" \
+        --set run.replace=false --set "data.train=[\"$smoke/world/qa_dev.jsonl\"]" --set data.corpus="$smoke/world/corpus_dev.jsonl" \
+        --set collect.judge=contains --set collect.questions=24 --set collect.samples=2 --set collect.chunk=8 \
+        --set collect.balance=false --set search.words=30 --set rollout.round_steps=8 "$@"
+}
+files() { (cd "$work/$1" && cat trajectories.jsonl pairs.jsonl train.jsonl held_out.jsonl queries.jsonl); }
+same() { [ "$(files "$1" | md5sum)" = "$(files "$2" | md5sum)" ]; }
+one_message() { [ "$(grep -c "$1" "$work/log")" = 1 ]; }
+
+check collect exits 0 collect 1 one
+check collect_on_two_ranks exits 0 collect 2 two
+check ranks_make_no_difference same one two
+check every_episode_is_kept test "$(wc -l <"$work/one/trajectories.jsonl")" = 48
+ZS_TEST_KILL=collect:16 collect 2 killed >"$work/out" 2>"$work/log"
+check killed_keeps_what_was_played test "$(wc -l <"$work/killed/trajectories.jsonl")" = 32
+check a_folder_in_use_is_refused exits 2 collect 2 killed
+check resumed exits 0 collect 2 killed --resume
+check resumed_to_the_bit same two killed
+check another_seed_is_refused exits 2 collect 2 killed --resume --set seed=2
+check another_seed_is_named one_message 'seed: is not what the trajectories'
+check judged_anew exits 0 collect 1 killed --resume --set collect.judge=llm --set model.judge="$smoke/model"
+check llm_counts_the_undecided grep -q '"undecided": [0-9]' "$work/killed/collect.json"
+check no_judge_is_told exits 2 collect 1 killed --resume --set collect.judge=llm
+
+# Rows of one's own, with known ends.
+cat >"$work/searches.jsonl" <<'LINES'
+{"query":"q {x}","question":"Q?","golden_answers":["A","B"],"label":"noisy","documents":["it is b.",{"title":"T","text":"one two. three"},{"title":"","text":""},"four"]}
+{"query":"r","question":"R?","golden_answers":["Rome"],"label":"useful","documents":["Rome it is."]}
+LINES
+printf 'Q={query} A={answer} k={topk} w={words}\n' >"$work/template.txt"
+from() {
+    "$ZS" collect --from "$work/searches.jsonl" --set run.folder="$work/from" --set collect.held_out=0 --set search.words=2 \
+        --set search.useful_template="$work/template.txt" --set search.noisy_template="$work/template.txt" "$@"
+}
+check from_searches exits 0 from
+printf '%s\n' '{"prompt":"Q=q {x} A=A or B k=5 w=2","completion":"Doc 1: \"T\" one two.\nDoc 2: four"}' \
+    '{"prompt":"Q=r A=Rome k=5 w=2","completion":"Doc 1: Rome it is."}' >"$work/expected"
+check from_searches_writes cmp "$work/from/train.jsonl" "$work/expected"
+echo '{"query":"q"}' >>"$work/searches.jsonl"
+check bad_row exits 1 from
+check bad_row_is_named one_message 'searches.jsonl:3: key "question"'
+
+check sft_takes_it exits 0 $ZS_MPIRUN -n 2 "$ZS" sft --set model.policy="$smoke/model" --set "sft.data=[\"$work/one/train.jsonl\"]" \
+    --set sft.steps=3 --set sft.batch_tokens=1024 --set run.folder="$work/simulator"
+measure() { # N OPTIONS...
+    local n=$1
+    shift
+    $ZS_MPIRUN -n "$n" "$ZS" eval configs/smoke.cfg --simulator --set model.simulator="$work/simulator/model" \
+        --set data.corpus="$smoke/world/corpus_dev.jsonl" "$@"
+}
+check eval_simulator exits 0 measure 2 --queries "$work/one/queries.jsonl" --set eval.questions=6 --out "$work/table.json"
+check eval_simulator_prints_three_rows test "$(grep -cE '^(simulate_sft, (useful|noisy)|corpus) ' "$work/out")" = 3
+check eval_simulator_writes grep -q '"distinct_2"' "$work/table.json"
+check eval_simulator_of_questions exits 0 measure 1 --set eval.questions=4 --set "data.eval=[\"$smoke/world/qa_dev.jsonl\"]"
+check eval_simulator_of_corpus_is_refused exits 2 measure 1 --set search.engine=corpus --queries "$work/one/queries.jsonl"
+for shape in demo-s demo demo-l; do
+    check "init_$shape" exits 0 "$ZS" init --shape $shape --wired --tokenizer "$smoke/world" --out "$work/$shape"
+done
