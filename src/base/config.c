@@ -402,7 +402,7 @@ void zs_config_set_default(zs_config *config, const char *key, const char *text)
     char line[400];
     zs_error err = {0};
     snprintf(line, sizeof line, "%s=%s", key, text);
-    zs_status status = put_override(config, line, &err);
+    zs_status status = zs_config_set(config, line, &err);
     ZS_ASSERT(status == ZS_OK, "%s", err.text);
     zs_free(config->values[index].source);
     config->values[index].source = NULL;

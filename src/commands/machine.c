@@ -2,6 +2,7 @@
 
 #include "cores.h"
 
+#include "zerosearch/kernels.h"
 #include "zerosearch/memory.h"
 
 #include <omp.h>
