@@ -121,7 +121,7 @@ static void free_arrays(arrays *a) {
 static void write_one(const char *path, uint64_t seed, const char *state) {
     zs_error err = {0};
     arrays *a = make_arrays(seed, true);
-    zs_status status = zs_checkpoint_write(world, path, model, a->list, 3, state, &err);
+    zs_status status = zs_checkpoint_write(&comm, &comm.world, path, model, a->list, 3, state, &err);
     if (status) fail_msg("%s", err.text);
     free_arrays(a);
 }
@@ -238,7 +238,7 @@ static void test_round_trip(void **state) {
     for (int64_t i = 0; i < LONG_ARRAY; i++)
         all.data[i] = value_at(1, i);
     zs_checkpoint_array lone = {"optimizer/m", LONG_ARRAY, 1, rank == size - 1 ? &all : &none};
-    assert_int_equal(zs_checkpoint_write(world, in_folder("lone.h5"), NULL, &lone, 1, "", &err), ZS_OK);
+    assert_int_equal(zs_checkpoint_write(&comm, &comm.world, in_folder("lone.h5"), NULL, &lone, 1, "", &err), ZS_OK);
     memset(all.data, 0, (size_t)LONG_ARRAY * sizeof(float));
     zs_string text = {0};
     assert_int_equal(zs_checkpoint_read(world, in_folder("lone.h5"), NULL, &one, 1, &text, &err), ZS_OK);
@@ -286,11 +286,11 @@ static void test_mismatch(void **state) {
     zs_piece gap = {1, 9, values}, whole = {0, 10, values}, one = {3, 1, values};
     zs_piece pair[2] = {whole, one};
     zs_checkpoint_array array = {"x", 10, rank == 0, &gap};
-    assert_int_equal(zs_checkpoint_write(world, in_folder("gap.h5"), NULL, &array, 1, "{}", &err), ZS_FAILED);
+    assert_int_equal(zs_checkpoint_write(&comm, &comm.world, in_folder("gap.h5"), NULL, &array, 1, "{}", &err), ZS_FAILED);
     assert_non_null(strstr(err.text, "gap or overlap"));
     array = (zs_checkpoint_array){"x", 10, rank == 0 ? 2 : 0, pair};
-    assert_int_equal(zs_checkpoint_write(world, in_folder("gap.h5"), NULL, &array, 1, "{}", &err), ZS_FAILED);
-    assert_int_equal(zs_checkpoint_write(world, in_folder("no/folder.h5"), NULL, &array, 0, "{}", &err),
+    assert_int_equal(zs_checkpoint_write(&comm, &comm.world, in_folder("gap.h5"), NULL, &array, 1, "{}", &err), ZS_FAILED);
+    assert_int_equal(zs_checkpoint_write(&comm, &comm.world, in_folder("no/folder.h5"), NULL, &array, 0, "{}", &err),
                      ZS_FAILED);
     assert_non_null(strstr(err.text, "no/folder.h5"));
     assert_false(zs_file_exists(in_folder("gap.h5")) || zs_file_exists(in_folder("gap.h5.tmp")));
@@ -342,7 +342,7 @@ static void test_disk_full(void **state) {
         arrays *a = make_arrays(50, true);
         small = (struct rlimit){limits[i], old.rlim_max};
         setrlimit(RLIMIT_FSIZE, &small);
-        zs_status status = zs_checkpoint_write(world, path, model, a->list, 3, "{}", &err);
+        zs_status status = zs_checkpoint_write(&comm, &comm.world, path, model, a->list, 3, "{}", &err);
         setrlimit(RLIMIT_FSIZE, &old);
         assert_int_equal(status, ZS_FAILED);
         assert_non_null(strstr(err.text, "step-5.h5"));
@@ -364,7 +364,7 @@ static void test_disk_full_late(void **state) {
         MPI_Barrier(world);
         refused_writes = 0;
         disk_limit = limit;
-        zs_status status = zs_checkpoint_write(world, path, model, a->list, 3, "{}", &err);
+        zs_status status = zs_checkpoint_write(&comm, &comm.world, path, model, a->list, 3, "{}", &err);
         disk_limit = INT64_MAX;
         MPI_Allreduce(MPI_IN_PLACE, &refused_writes, 1, MPI_INT, MPI_SUM, world);
         assert_true(refused_writes > 0);

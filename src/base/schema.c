@@ -159,6 +159,7 @@ const zs_key zs_schema[] = {
 
     INT("checkpoint.every", 50, 0, 1000000000, "steps between checkpoints; 0: only at the end"),
     INT("checkpoint.keep", 2, 1, 1000000, "newest checkpoints that are kept"),
+    BOOL("checkpoint.background", 1, "learners copy what they write, and training goes on meanwhile; false saves the copy's memory"),
     BOOL("checkpoint.export", 1, "write a Hugging Face folder of the policy at the end"),
 
     STRINGS("sft.data", "files to tune on: prompt and completion, or text (JSON lines, gzip accepted)"),

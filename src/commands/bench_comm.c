@@ -217,7 +217,7 @@ zs_status zs_bench_checkpoint(zs_bench *bench, zs_error *err) {
     for (int round = 0; round < 3 && status == ZS_OK; round++) {
         barrier(bench);
         double start = zs_seconds();
-        status = zs_checkpoint_write(world->comm, path, layout, arrays, 3, "{}", err);
+        status = zs_checkpoint_write(bench->comm, world, path, layout, arrays, 3, "{}", err);
         if (status != ZS_OK) break;
         ours = fmin(ours, slowest(bench, zs_seconds() - start));
         start = zs_seconds();
