@@ -52,6 +52,15 @@ check killed_in_a_checkpoint test ! -e "$work/torn/checkpoints/step-3.h5" -a -e 
 check killed_in_a_checkpoint_then_resumed exits 0 run 2 train "$work/torn" --resume
 check killed_in_a_checkpoint_to_the_bit same n2 torn
 
+# one array of step 3 is in its file, the next is being written while step 4 goes on
+ZS_TEST_KILL=writing:8 run 2 train "$work/half" >"$work/out" 2>"$work/log"
+check killed_while_writing test ! -e "$work/half/checkpoints/step-3.h5" -a -e "$work/half/checkpoints/step-2.h5" -a -e "$work/half/checkpoints/step-3.h5.tmp"
+check killed_while_writing_then_resumed exits 0 run 2 train "$work/half" --resume
+check killed_while_writing_to_the_bit same n2 half
+check killed_while_writing_leaves_no_half test ! -e "$work/half/checkpoints/step-3.h5.tmp"
+check synchronous_checkpoints exits 0 run 2 train "$work/sync" --set checkpoint.background=false
+check synchronous_checkpoints_are_the_same cmp "$work/n2/model/model.safetensors" "$work/sync/model/model.safetensors"
+
 cp -r "$work/n2" "$work/damaged"
 truncate -s -1000 "$work/damaged/checkpoints/step-4.h5"
 rm -rf "$work/damaged/model"
