@@ -100,8 +100,8 @@ check wrong_world_is_said_once one_message 'groups'
 check missing_model_is_refused exits 1 run 2 train "$work/m" --set model.policy="$work/nowhere"
 check missing_model_is_said_once one_message 'nowhere'
 # A weight that is no number: each update is skipped, and three in a row end the run instead of exporting it.
-cp -r "$smoke/model" "$work/damaged"
-python3 - "$work/damaged/model.safetensors" <<'EOF'
+cp -r "$smoke/model" "$work/damaged_model"
+python3 - "$work/damaged_model/model.safetensors" <<'EOF'
 import json, struct, sys
 data = bytearray(open(sys.argv[1], "rb").read())
 length = struct.unpack("<Q", data[:8])[0]
@@ -109,7 +109,7 @@ at = 8 + length + json.loads(data[8:8 + length])["model.norm.weight"]["data_offs
 data[at:at + 4] = struct.pack("<f", float("nan"))
 open(sys.argv[1], "wb").write(data)
 EOF
-check damaged_policy_ends_the_run exits 1 run 2 train "$work/nan" --set model.policy="$work/damaged"
+check damaged_policy_ends_the_run exits 1 run 2 train "$work/nan" --set model.policy="$work/damaged_model"
 check damaged_policy_is_said_once one_message 'damaged'
 check damaged_policy_is_not_exported test ! -e "$work/nan/model"
 check reward_kl_works exits 0 run 2 train "$work/klr" --set learn.kl_in=reward --set learn.steps=2
