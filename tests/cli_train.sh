@@ -52,6 +52,15 @@ check killed_in_a_checkpoint test ! -e "$work/torn/checkpoints/step-3.h5" -a -e 
 check killed_in_a_checkpoint_then_resumed exits 0 run 2 train "$work/torn" --resume
 check killed_in_a_checkpoint_to_the_bit same n2 torn
 
+# one array of step 3 is in its file, the next is being written while step 4 goes on
+ZS_TEST_KILL=writing:8 run 2 train "$work/half" >"$work/out" 2>"$work/log"
+check killed_while_writing test ! -e "$work/half/checkpoints/step-3.h5" -a -e "$work/half/checkpoints/step-2.h5" -a -e "$work/half/checkpoints/step-3.h5.tmp"
+check killed_while_writing_then_resumed exits 0 run 2 train "$work/half" --resume
+check killed_while_writing_to_the_bit same n2 half
+check killed_while_writing_leaves_no_half test ! -e "$work/half/checkpoints/step-3.h5.tmp"
+check synchronous_checkpoints exits 0 run 2 train "$work/sync" --set checkpoint.background=false
+check synchronous_checkpoints_are_the_same cmp "$work/n2/model/model.safetensors" "$work/sync/model/model.safetensors"
+
 cp -r "$work/n2" "$work/damaged"
 truncate -s -1000 "$work/damaged/checkpoints/step-4.h5"
 rm -rf "$work/damaged/model"
@@ -91,8 +100,8 @@ check wrong_world_is_said_once one_message 'groups'
 check missing_model_is_refused exits 1 run 2 train "$work/m" --set model.policy="$work/nowhere"
 check missing_model_is_said_once one_message 'nowhere'
 # A weight that is no number: each update is skipped, and three in a row end the run instead of exporting it.
-cp -r "$smoke/model" "$work/damaged"
-python3 - "$work/damaged/model.safetensors" <<'EOF'
+cp -r "$smoke/model" "$work/damaged_model"
+python3 - "$work/damaged_model/model.safetensors" <<'EOF'
 import json, struct, sys
 data = bytearray(open(sys.argv[1], "rb").read())
 length = struct.unpack("<Q", data[:8])[0]
@@ -100,7 +109,7 @@ at = 8 + length + json.loads(data[8:8 + length])["model.norm.weight"]["data_offs
 data[at:at + 4] = struct.pack("<f", float("nan"))
 open(sys.argv[1], "wb").write(data)
 EOF
-check damaged_policy_ends_the_run exits 1 run 2 train "$work/nan" --set model.policy="$work/damaged"
+check damaged_policy_ends_the_run exits 1 run 2 train "$work/nan" --set model.policy="$work/damaged_model"
 check damaged_policy_is_said_once one_message 'damaged'
 check damaged_policy_is_not_exported test ! -e "$work/nan/model"
 check reward_kl_works exits 0 run 2 train "$work/klr" --set learn.kl_in=reward --set learn.steps=2

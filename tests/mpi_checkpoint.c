@@ -121,7 +121,7 @@ static void free_arrays(arrays *a) {
 static void write_one(const char *path, uint64_t seed, const char *state) {
     zs_error err = {0};
     arrays *a = make_arrays(seed, true);
-    zs_status status = zs_checkpoint_write(world, path, model, a->list, 3, state, &err);
+    zs_status status = zs_checkpoint_write(&comm, &comm.world, path, model, a->list, 3, state, &err);
     if (status) fail_msg("%s", err.text);
     free_arrays(a);
 }
@@ -238,7 +238,8 @@ static void test_round_trip(void **state) {
     for (int64_t i = 0; i < LONG_ARRAY; i++)
         all.data[i] = value_at(1, i);
     zs_checkpoint_array lone = {"optimizer/m", LONG_ARRAY, 1, rank == size - 1 ? &all : &none};
-    assert_int_equal(zs_checkpoint_write(world, in_folder("lone.h5"), NULL, &lone, 1, "", &err), ZS_OK);
+    assert_int_equal(zs_checkpoint_write(&comm, &comm.world, in_folder("lone.h5"), NULL, &lone, 1, "", &err),
+                     ZS_OK);
     memset(all.data, 0, (size_t)LONG_ARRAY * sizeof(float));
     zs_string text = {0};
     assert_int_equal(zs_checkpoint_read(world, in_folder("lone.h5"), NULL, &one, 1, &text, &err), ZS_OK);
@@ -286,12 +287,15 @@ static void test_mismatch(void **state) {
     zs_piece gap = {1, 9, values}, whole = {0, 10, values}, one = {3, 1, values};
     zs_piece pair[2] = {whole, one};
     zs_checkpoint_array array = {"x", 10, rank == 0, &gap};
-    assert_int_equal(zs_checkpoint_write(world, in_folder("gap.h5"), NULL, &array, 1, "{}", &err), ZS_FAILED);
+    assert_int_equal(
+        zs_checkpoint_write(&comm, &comm.world, in_folder("gap.h5"), NULL, &array, 1, "{}", &err), ZS_FAILED);
     assert_non_null(strstr(err.text, "gap or overlap"));
     array = (zs_checkpoint_array){"x", 10, rank == 0 ? 2 : 0, pair};
-    assert_int_equal(zs_checkpoint_write(world, in_folder("gap.h5"), NULL, &array, 1, "{}", &err), ZS_FAILED);
-    assert_int_equal(zs_checkpoint_write(world, in_folder("no/folder.h5"), NULL, &array, 0, "{}", &err),
-                     ZS_FAILED);
+    assert_int_equal(
+        zs_checkpoint_write(&comm, &comm.world, in_folder("gap.h5"), NULL, &array, 1, "{}", &err), ZS_FAILED);
+    assert_int_equal(
+        zs_checkpoint_write(&comm, &comm.world, in_folder("no/folder.h5"), NULL, &array, 0, "{}", &err),
+        ZS_FAILED);
     assert_non_null(strstr(err.text, "no/folder.h5"));
     assert_false(zs_file_exists(in_folder("gap.h5")) || zs_file_exists(in_folder("gap.h5.tmp")));
 }
@@ -342,7 +346,7 @@ static void test_disk_full(void **state) {
         arrays *a = make_arrays(50, true);
         small = (struct rlimit){limits[i], old.rlim_max};
         setrlimit(RLIMIT_FSIZE, &small);
-        zs_status status = zs_checkpoint_write(world, path, model, a->list, 3, "{}", &err);
+        zs_status status = zs_checkpoint_write(&comm, &comm.world, path, model, a->list, 3, "{}", &err);
         setrlimit(RLIMIT_FSIZE, &old);
         assert_int_equal(status, ZS_FAILED);
         assert_non_null(strstr(err.text, "step-5.h5"));
@@ -364,7 +368,7 @@ static void test_disk_full_late(void **state) {
         MPI_Barrier(world);
         refused_writes = 0;
         disk_limit = limit;
-        zs_status status = zs_checkpoint_write(world, path, model, a->list, 3, "{}", &err);
+        zs_status status = zs_checkpoint_write(&comm, &comm.world, path, model, a->list, 3, "{}", &err);
         disk_limit = INT64_MAX;
         MPI_Allreduce(MPI_IN_PLACE, &refused_writes, 1, MPI_INT, MPI_SUM, world);
         assert_true(refused_writes > 0);
@@ -376,6 +380,63 @@ static void test_disk_full_late(void **state) {
     }
     write_one(path, 10, "{\"again\": 1}");
     expect_whole(path, 11, "{\"again\": 1}");
+}
+
+/* Bits that are no number, or that arithmetic would change, in a file as they were when begin returned. */
+static uint32_t bits_at(int64_t i) {
+    return (uint32_t)i % 3 == 0 ? 0x7fa00001u + (uint32_t)i % 7 : (uint32_t)i * 2654435761u;
+}
+
+static void test_background(void **state) {
+    (void)state;
+    zs_error err = {0};
+    zs_checkpoint_writer *writer = zs_checkpoint_writer_create(&comm, &comm.world, true);
+    for (int round = 0; round < 3; round++) { /* the copy is used again, and grows */
+        int64_t total = round == 1 ? 0 : LONG_ARRAY + round * 3000000;
+        int64_t begin = total * rank / size, end = total * (rank + 1) / size;
+        uint32_t *words = ZS_NEW(uint32_t, end - begin);
+        for (int64_t i = begin; i < end; i++)
+            words[i - begin] = bits_at(i + round);
+        zs_piece piece = {begin, end - begin, (float *)words};
+        zs_checkpoint_array array = {"words", total, 1, &piece};
+        const char *path = in_folder(round == 1 ? "empty.h5" : "words.h5");
+        assert_int_equal(zs_checkpoint_begin(writer, path, NULL, &array, 1, "{}", &err), ZS_OK);
+        assert_int_equal(zs_file_exists(path), round == 2);         /* the round before's */
+        memset(words, 0x55, (size_t)(end - begin) * sizeof *words); /* training goes on */
+        zs_checkpoint_written written;
+        assert_int_equal(zs_checkpoint_finish(writer, &written, &err), ZS_OK);
+        assert_true(zs_checkpoint_poll(writer) && written.bytes == 4.0 * (double)total);
+        assert_int_equal(zs_checkpoint_read(world, path, NULL, &array, 1, NULL, &err), ZS_OK);
+        for (int64_t i = begin; i < end; i++)
+            if (words[i - begin] != bits_at(i + round)) fail_msg("element %lld", (long long)i);
+        zs_free(words);
+    }
+    zs_checkpoint_writer_destroy(writer);
+}
+
+/* The thread's writes fail after begin: said by finish, alike on all ranks; then it goes on. */
+static void test_background_disk_full(void **state) {
+    (void)state;
+    zs_error err = {0};
+    const char *path = in_folder("words.h5");
+    int64_t before = length_of(path);
+    zs_checkpoint_writer *writer = zs_checkpoint_writer_create(&comm, &comm.world, true);
+    arrays *a = make_arrays(70, true);
+    MPI_Barrier(world);
+    disk_limit = 9 << 20;
+    zs_status begun = zs_checkpoint_begin(writer, path, model, a->list, 3, "{}", &err);
+    zs_status status = begun == ZS_OK ? zs_checkpoint_finish(writer, NULL, &err) : ZS_OK;
+    disk_limit = INT64_MAX;
+    assert_int_equal(begun, ZS_OK);
+    assert_int_equal(status, ZS_FAILED);
+    assert_non_null(strstr(err.text, "words.h5"));
+    assert_int_equal(length_of(path), before);
+    assert_false(zs_file_exists(in_folder("words.h5.tmp")));
+    assert_int_equal(zs_checkpoint_begin(writer, path, model, a->list, 3, "{\"on\": 1}", &err), ZS_OK);
+    assert_int_equal(zs_checkpoint_finish(writer, NULL, &err), ZS_OK);
+    free_arrays(a);
+    zs_checkpoint_writer_destroy(writer);
+    expect_whole(path, 71, "{\"on\": 1}");
 }
 
 static void test_list_and_prune(void **state) {
@@ -423,6 +484,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_inspect),
         cmocka_unit_test(test_mismatch),      cmocka_unit_test(test_torn),
         cmocka_unit_test(test_disk_full),     cmocka_unit_test(test_disk_full_late),
+        cmocka_unit_test(test_background),    cmocka_unit_test(test_background_disk_full),
         cmocka_unit_test(test_list_and_prune)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     MPI_Barrier(world);

@@ -8,6 +8,7 @@
 #ifndef ZEROSEARCH_CHECKPOINT_H
 #define ZEROSEARCH_CHECKPOINT_H
 
+#include "zerosearch/comm.h"
 #include "zerosearch/error.h"
 #include "zerosearch/model.h"
 #include "zerosearch/strings.h"
@@ -27,12 +28,35 @@ typedef struct zs_checkpoint_array {
     const zs_piece *pieces;
 } zs_checkpoint_array;
 
-/* Collective on comm: every rank returns the same status and text. Writes path.tmp, verifies sizes and a
- * CRC-32 of each array (over fixed blocks, stored in the file), flushes to disk, renames. On failure (disk
- * full) the old files are untouched and path.tmp is removed. */
-zs_status zs_checkpoint_write(MPI_Comm comm, const char *path, const zs_model *layout,
+/* Writing while the arrays go on changing: begin copies them, a thread of each rank writes the copy, finish
+ * seals and renames the file. One is under way at a time. Collective on the group, except poll; every rank
+ * returns the same status and text. path.tmp becomes path when all is flushed to disk, with a CRC-32 of each
+ * block of the arrays. On failure (disk full, folder gone) path.tmp is removed and other files are as
+ * they were. */
+typedef struct zs_checkpoint_writer zs_checkpoint_writer;
+/* `background`: with memory for a copy of what a rank writes (all arrays / ranks), taken at the first begin
+ * and kept. Without it, or with one warning where a node lacks the memory, begin lasts as long as the
+ * writing. */
+zs_checkpoint_writer *zs_checkpoint_writer_create(const zs_comm *comm, const zs_group *group,
+                                                  bool background);
+void zs_checkpoint_writer_destroy(zs_checkpoint_writer *writer);
+/* What the arguments point to is read before it returns. Bits are kept as they are, whatever they mean. After
+ * a failure nothing is under way. */
+zs_status zs_checkpoint_begin(zs_checkpoint_writer *writer, const char *path, const zs_model *layout,
                               const zs_checkpoint_array *arrays, int num_arrays, const char *state_json,
                               zs_error *err);
+/* Would finish not wait for this rank's thread? Local. */
+bool zs_checkpoint_poll(const zs_checkpoint_writer *writer);
+typedef struct zs_checkpoint_written {
+    double bytes, seconds; /* of the arrays; from begin to the last byte on disk */
+} zs_checkpoint_written;
+/* Waits for the threads of all ranks. `written` may be NULL. */
+zs_status zs_checkpoint_finish(zs_checkpoint_writer *writer, zs_checkpoint_written *written, zs_error *err);
+
+/* Both at once, without a copy. Collective on group. */
+zs_status zs_checkpoint_write(const zs_comm *comm, const zs_group *group, const char *path,
+                              const zs_model *layout, const zs_checkpoint_array *arrays, int num_arrays,
+                              const char *state_json, zs_error *err);
 
 /* Collective on comm. Verifies the file (complete mark, sizes, CRCs) before anything is used; a damaged file
  * is refused by name. Fills the pieces; appends the JSON to state_json. `layout` is checked against the

@@ -16,11 +16,17 @@ typedef struct zs_run {
     bool is_root;             /* world rank 0: writes the text files */
     zs_optimizer *values;     /* of a value model, which stands in checkpoints too; NULL: none */
     FILE *metrics, *episodes; /* root only; episodes NULL until wanted */
+
+    struct zs_checkpoint_writer *writer; /* learners; NULL before the first checkpoint */
+    int64_t writing;                     /* step of the checkpoint under way; 0: none */
+    double stall;                        /* seconds that it has held up this rank */
+    double checkpoint_seconds;           /* that all of them have; whoever records them sets it to 0 */
 } zs_run;
 
 /* Makes the folder and writes config.cfg. Refuses a folder that holds checkpoints unless `resume`. Collective
  * on world. */
 zs_status zs_run_open(zs_run *run, const zs_config *config, zs_comm *comm, bool resume, zs_error *err);
+/* Collective on world. */
 void zs_run_close(zs_run *run);
 
 /* Opens metrics.jsonl (and episodes.jsonl): lines of steps >= first_step, left by a run that died after its
@@ -37,9 +43,12 @@ typedef struct zs_run_words {
     int64_t num_parts, *parts; /* set by zs_run_restore: words of each learner's part, in order */
 } zs_run_words;
 
-/* Writes checkpoints/step-N.h5 and removes old ones (checkpoint.keep). `kind`: the command, which alone can
- * go on from it. `more`: what else the next step reads (an object, the reference is taken over), or NULL.
- * `words`: this learner's part of a batch under way, or NULL on all. Learners write; collective on world. */
+/* Begins to write checkpoints/step-N.h5, of what everything is now; an earlier one under way is completed
+ * first. It is complete, and old ones are removed (checkpoint.keep), at the end of the first step that finds
+ * it written, or when the run settles; with checkpoint.background = false on return. `kind`: the command,
+ * which alone can go on from it. `more`: what else the next step reads (an object, the reference is taken
+ * over), or NULL. `words`: this learner's part of a batch under way, or NULL on all. Learners write;
+ * collective on world. */
 zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
                             int64_t step, struct json_t *more, const zs_run_words *words, zs_error *err);
 /* Reads the newest good checkpoint into model and optimizer on learners; damaged ones are named in a warning
@@ -56,10 +65,13 @@ void zs_run_peek(zs_run *run, struct json_t **state);
 /* SIGTERM and SIGINT (and SIGUSR1, which batch systems send before the end) set a flag. */
 void zs_run_catch_signals(void);
 
-/* At the end of a step, the last one or not: is a checkpoint due (checkpoint.every, the end, a signal on any
- * rank)? *stopping: a signal ends the run after it, with zs_run_stopped. The same on every rank; collective
- * on world. */
-bool zs_run_checkpoint_due(const zs_run *run, int64_t step, bool last, bool *stopping);
+/* At the end of a step, the last one or not: completes a checkpoint that is written. *due: one should begin
+ * (checkpoint.every, the end, a signal on any rank). *stopping: a signal ends the run after it, with
+ * zs_run_stopped. The same on every rank; collective on world. */
+zs_status zs_run_end_step(zs_run *run, int64_t step, bool last, bool *due, bool *stopping, zs_error *err);
+/* At the end of the steps, however they ended: completes the checkpoint under way. Returns `status`, but
+ * the failure of the writing in place of ZS_OK and ZS_STOPPED. Collective on world. */
+zs_status zs_run_settle(zs_run *run, zs_status status, zs_error *err);
 zs_status zs_run_stopped(int64_t step, zs_error *err);
 
 #endif

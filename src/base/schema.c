@@ -190,6 +190,7 @@ const zs_key zs_schema[] = {
 
     INT("checkpoint.every", 50, 0, 1000000000, "steps between checkpoints; 0: only at the end"),
     INT("checkpoint.keep", 2, 1, 1000000, "newest checkpoints that are kept"),
+    BOOL("checkpoint.background", 1, "learners copy what they write, and training goes on meanwhile; false saves the copy's memory"),
     BOOL("checkpoint.export", 1, "write a Hugging Face folder of the policy at the end"),
 
     CHOICE("collect.engine", "corpus", "corpus|http|google|none|simulate_sft|simulate_prompt|openai", "what answers the queries from which a simulation-tuning set is made"),

@@ -162,7 +162,8 @@ static bool write_tensors(hid_t file, const zs_model *layout) {
 }
 
 static zs_status create_file(const char *path, const zs_model *layout, const zs_checkpoint_array *arrays,
-                             int num_arrays, zs_dtype dtype, const char *state_json, zs_error *err) {
+                             int num_arrays, zs_dtype dtype, const char *state_json, zs_extent *extents,
+                             zs_error *err) {
     hid_t access = zs_store_access(MPI_COMM_NULL), creation = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_userblock(creation, ZS_ENVELOPE_BYTES);
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
@@ -184,6 +185,12 @@ static zs_status create_file(const char *path, const zs_model *layout, const zs_
         hid_t type = zs_store_type(dtype), data = make_set(file, arrays[i].name, type, arrays[i].total);
         good = crcs >= 0 && data >= 0;
         H5Tclose(type);
+        extents[i] = (zs_extent){ZS_ENVELOPE_BYTES, 0};
+        if (good && arrays[i].total > 0) {
+            haddr_t at = H5Dget_offset(data);
+            extents[i] = (zs_extent){(int64_t)at, (int64_t)H5Dget_storage_size(data)};
+            good = at != HADDR_UNDEF;
+        }
         if (crcs >= 0) good &= H5Dclose(crcs) >= 0;
         if (data >= 0) good &= H5Dclose(data) >= 0;
     }
@@ -193,7 +200,8 @@ static zs_status create_file(const char *path, const zs_model *layout, const zs_
 }
 
 zs_status zs_store_create(const char *path, const zs_model *layout, const zs_checkpoint_array *arrays,
-                          int num_arrays, zs_dtype dtype, const char *state_json, zs_error *err) {
+                          int num_arrays, zs_dtype dtype, const char *state_json, zs_extent *extents,
+                          zs_error *err) {
     int64_t data = 0, metadata = (1 << 20) + (int64_t)strlen(state_json);
     for (int i = 0; i < num_arrays; i++) {
         data += arrays[i].total * zs_dtype_size(dtype);
@@ -201,7 +209,8 @@ zs_status zs_store_create(const char *path, const zs_model *layout, const zs_che
     }
     unlink(path);
     zs_status status = zs_envelope_reserve(path, data + metadata, metadata, err);
-    if (status == ZS_OK) status = create_file(path, layout, arrays, num_arrays, dtype, state_json, err);
+    if (status == ZS_OK)
+        status = create_file(path, layout, arrays, num_arrays, dtype, state_json, extents, err);
     if (status == ZS_OK) status = zs_envelope_reserve(path, 0, 0, err);
     return status;
 }
@@ -214,7 +223,7 @@ zs_status zs_store_rename(const char *aside, const char *path, zs_error *err) {
 }
 
 zs_status zs_store_finish(const char *path, const zs_checkpoint_array *arrays, int num_arrays,
-                          const uint32_t *crcs, zs_extent *extents, zs_error *err) {
+                          const uint32_t *crcs, zs_error *err) {
     hid_t access = zs_store_access(MPI_COMM_NULL), file = H5Fopen(path, H5F_ACC_RDWR, access);
     H5Pclose(access);
     if (file < 0) return zs_store_fail(path, "cannot be opened again", err);
@@ -222,19 +231,12 @@ zs_status zs_store_finish(const char *path, const zs_checkpoint_array *arrays, i
     for (int i = 0; good && i < num_arrays; i++) {
         char name[200];
         snprintf(name, sizeof name, "%s.crc32", arrays[i].name);
-        hid_t set = H5Dopen2(file, name, H5P_DEFAULT), data = H5Dopen2(file, arrays[i].name, H5P_DEFAULT);
-        good = set >= 0 && data >= 0;
-        if (good && arrays[i].total > 0) {
+        hid_t set = H5Dopen2(file, name, H5P_DEFAULT);
+        good = set >= 0;
+        if (good && arrays[i].total > 0)
             good = H5Dwrite(set, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, crcs) >= 0;
-            haddr_t at = H5Dget_offset(data);
-            extents[i] = (zs_extent){(int64_t)at, (int64_t)H5Dget_storage_size(data)};
-            good &= at != HADDR_UNDEF;
-        } else {
-            extents[i] = (zs_extent){ZS_ENVELOPE_BYTES, 0};
-        }
         crcs += zs_crc_blocks(arrays[i].total);
         if (set >= 0) good &= H5Dclose(set) >= 0;
-        if (data >= 0) good &= H5Dclose(data) >= 0;
     }
     zs_status status = good ? ZS_OK : zs_store_fail(path, "not written", err);
     if (H5Fclose(file) < 0 && status == ZS_OK) status = zs_store_fail(path, "not written", err);

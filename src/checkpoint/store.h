@@ -43,12 +43,14 @@ static inline uint32_t zs_crc_of(const void *data, int64_t bytes) {
 
 /* Makes the file with everything but the arrays' data and CRCs, and its room on the disk: that is asked for
  * before HDF5 begins, since an HDF5 file whose close fails cannot be got rid of in this process (the library
- * trips over it when MPI ends). All arrays are of `dtype`: ZS_F32, ZS_BF16 or ZS_F16. Local. */
+ * trips over it when MPI ends). *extents [num_arrays]: where their data belong. All arrays are of `dtype`:
+ * ZS_F32, ZS_BF16 or ZS_F16. Local. */
 zs_status zs_store_create(const char *path, const zs_model *layout, const zs_checkpoint_array *arrays,
-                          int num_arrays, zs_dtype dtype, const char *state_json, zs_error *err);
-/* Adds the CRCs (one array after another in crcs) and says where the arrays stand. Local. */
+                          int num_arrays, zs_dtype dtype, const char *state_json, zs_extent *extents,
+                          zs_error *err);
+/* Adds the CRCs, one array after another in crcs. Local. */
 zs_status zs_store_finish(const char *path, const zs_checkpoint_array *arrays, int num_arrays,
-                          const uint32_t *crcs, zs_extent *extents, zs_error *err);
+                          const uint32_t *crcs, zs_error *err);
 
 /* Gives the finished file its name, for good. Local. */
 zs_status zs_store_rename(const char *aside, const char *path, zs_error *err);

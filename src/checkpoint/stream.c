@@ -65,9 +65,9 @@ zs_status zs_checkpoint_write_model(const char *path, const zs_model *layout, zs
     zs_checkpoint_array array = {ARRAY, layout->num_params, 0, NULL};
     uint32_t *crcs = ZS_NEW(uint32_t, zs_crc_blocks(array.total));
     zs_extent extent;
-    zs_status status = zs_store_create(aside, layout, &array, 1, dtype, "{}", err);
+    zs_status status = zs_store_create(aside, layout, &array, 1, dtype, "{}", &extent, err);
     if (status == ZS_OK) status = write_blocks(aside, array.total, dtype, source, context, crcs, err);
-    if (status == ZS_OK) status = zs_store_finish(aside, &array, 1, crcs, &extent, err);
+    if (status == ZS_OK) status = zs_store_finish(aside, &array, 1, crcs, err);
     if (status == ZS_OK) status = zs_envelope_seal(aside, &extent, 1, err);
     if (status == ZS_OK) status = zs_store_rename(aside, path, err);
     if (status) unlink(aside);

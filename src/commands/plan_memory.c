@@ -28,11 +28,12 @@ void zs_plan_precisions(zs_plan *p) {
 }
 
 typedef struct memory { /* bytes of one rank */
-    double weights, gradients, optimizer, reference, activations, cache, buffers;
+    double weights, gradients, optimizer, reference, activations, cache, buffers, snapshot;
 } memory;
 
 static double memory_sum(const memory *m) {
-    return m->weights + m->gradients + m->optimizer + m->reference + m->activations + m->cache + m->buffers;
+    return m->weights + m->gradients + m->optimizer + m->reference + m->activations + m->cache + m->buffers +
+           m->snapshot;
 }
 
 static double engine_bytes(const zs_plan *p, const zs_model_config *model, const char *group,
@@ -83,11 +84,14 @@ static memory memory_of(const zs_plan *p, int role, int64_t sharers) {
         m.activations = (double)zs_workspace_bytes(&p->policy, micro_tokens(p), true,
                                                    zs_config_bool(p->config, "learn.recompute"));
         m.buffers = buffer_bytes(p);
+        if (zs_config_bool(p->config, "checkpoint.background")) /* the copy of what this learner writes */
+            m.snapshot = 12 * p->params / (double)p->ranks[LEARNER];
         if (strcmp(zs_config_string(p->config, "learn.advantage"), "gae") == 0) { /* PPO's value model */
             m.weights *= 2;
             m.gradients *= 2;
             m.optimizer *= 2;
             m.activations *= 2;
+            m.snapshot *= 2;
         }
     }
     return m;
@@ -105,6 +109,7 @@ static memory memory_of_all(const zs_plan *p, int64_t sharers) {
         all.activations += m.activations;
         all.cache += m.cache;
         all.buffers += m.buffers;
+        all.snapshot += m.snapshot;
     }
     return all;
 }
@@ -156,9 +161,9 @@ static nodes survey(const zs_plan *p) {
 }
 
 static void print_memory_line(const char *name, int64_t ranks, const memory *m) {
-    printf("%-10s %6lld %9.2f %9.2f %9.2f %9.2f %11.2f %9.2f %9.2f %9.2f\n", name, (long long)ranks,
+    printf("%-10s %6lld %9.2f %9.2f %9.2f %9.2f %11.2f %9.2f %9.2f %10.2f %9.2f\n", name, (long long)ranks,
            m->weights / GIB, m->gradients / GIB, m->optimizer / GIB, m->reference / GIB, m->activations / GIB,
-           m->cache / GIB, m->buffers / GIB, memory_sum(m) / GIB);
+           m->cache / GIB, m->buffers / GIB, m->snapshot / GIB, memory_sum(m) / GIB);
 }
 
 void zs_plan_print_memory(const zs_plan *p) {
@@ -166,8 +171,8 @@ void zs_plan_print_memory(const zs_plan *p) {
     printf("memory of one rank, GiB (the program's other buffers are small beside these); simulator and\n"
            "reference stand once a node, and a rank's part of them is counted; ranks of a node: %lld\n",
            (long long)p->node_ranks);
-    printf("%-10s %6s %9s %9s %9s %9s %11s %9s %9s %9s\n", "role", "ranks", "weights", "gradients",
-           "optimizer", "reference", "activations", "KV cache", "buffers", "sum");
+    printf("%-10s %6s %9s %9s %9s %9s %11s %9s %9s %10s %9s\n", "role", "ranks", "weights", "gradients",
+           "optimizer", "reference", "activations", "KV cache", "buffers", "checkpoint", "sum");
     for (int role = 0; role < ROLES; role++) {
         if (p->ranks[role] == 0) continue;
         memory m = memory_of(p, role, all.least[role]);

@@ -245,13 +245,13 @@ static zs_status tune(tuner *t, int64_t probe_every, zs_error *err) {
         zs_progress_update(&progress, t->step, "loss %.3f  %.0f tokens/s", mean_loss,
                            (double)seen / (now - begin));
         status = zs_comm_agree(t->comm, &t->comm->world, status, err);
-        bool stopping;
-        if (zs_run_checkpoint_due(&t->run, t->step, last, &stopping) && status == ZS_OK)
-            status = save_checkpoint(t, err);
+        bool due = false, stopping = false;
+        if (status == ZS_OK) status = zs_run_end_step(&t->run, t->step, last, &due, &stopping, err);
+        if (status == ZS_OK && due) status = save_checkpoint(t, err);
         if (status == ZS_OK && stopping) status = zs_run_stopped(t->step, err);
     }
     zs_progress_end(&progress);
-    return status;
+    return zs_run_settle(&t->run, status, err);
 }
 
 static zs_status run_sft(const zs_arguments *arguments, zs_error *err) {
@@ -307,9 +307,12 @@ static const zs_option options[] = {
     {NULL, NULL, NULL}};
 
 const zs_command zs_command_sft = {
-    "sft", "supervised tuning: base model, policy warm start, simulator",
+    "sft",
+    "supervised tuning: base model, policy warm start, simulator",
     "  zerosearch sft CONFIG.cfg --set sft.data=[\"FILE.jsonl\"] --set run.folder=runs/NAME\n"
     "  Lines: {\"prompt\",\"completion\"} (loss on the completion), {\"text\"}, or "
     "{\"segments\":[{\"text\",\"weight\"}]}.\n"
     "  Starts from the folder model.policy; leaves the tuned model in run.folder/model.\n",
-    options, run_sft, false};
+    options,
+    run_sft,
+    false};

@@ -180,6 +180,7 @@ static zs_status stop_without_search(zs_trainer *t, zs_error *err) {
     if (t->step > t->saved) {
         zs_error why;
         zs_status status = save_checkpoint(t, &why);
+        status = zs_run_settle(&t->run, status, &why);
         if (status != ZS_OK) zs_log(ZS_LOG_WARNING, "%s", why.text);
     }
     if (t->saved > 0)
@@ -249,12 +250,11 @@ static zs_status train_steps(zs_trainer *t, zs_error *err) {
         if (status == ZS_OK) status = check_finite(t, &facts.update, err);
         show_progress(t, &progress, &facts);
         json_decref(facts.eval);
-        bool stopping, guarded = false;
+        bool due = false, stopping = false, guarded = false;
         if (status == ZS_OK) status = zs_train_act(t, facts.alarms, &guarded, err);
         last = t->step == t->total; /* no more, where the guard has gone back */
-        if ((zs_run_checkpoint_due(&t->run, t->step, last, &stopping) || guarded) && status == ZS_OK &&
-            t->saved < t->step)
-            status = save_checkpoint(t, err);
+        if (status == ZS_OK) status = zs_run_end_step(&t->run, t->step, last, &due, &stopping, err);
+        if (status == ZS_OK && (due || guarded) && t->saved < t->step) status = save_checkpoint(t, err);
         if (status == ZS_OK && evaluated != ZS_OK) {
             *err = lost;
             status = stop_without_search(t, err);
@@ -268,7 +268,7 @@ static zs_status train_steps(zs_trainer *t, zs_error *err) {
         }
     }
     zs_progress_end(&progress);
-    return status;
+    return zs_run_settle(&t->run, status, err);
 }
 
 /* Before and after. */

@@ -71,10 +71,12 @@ static void drop_suspects(const zs_trainer *t, unsigned alarms) {
 /* Back to the last checkpoint before the alarm, and on with other draws and a lower rate. */
 static zs_status roll_back(zs_trainer *t, unsigned alarms, zs_error *err) {
     int64_t from = t->step, times = t->rollbacks + 1;
+    zs_status status = zs_run_settle(&t->run, ZS_OK, err);
+    if (status != ZS_OK) return status;
     zs_run_close(&t->run);
     zs_string_clear(&t->timers);
     drop_suspects(t, alarms);
-    zs_status status = zs_train_restore(t, err);
+    status = zs_train_restore(t, err);
     zs_train_set_rollbacks(t, times);
     if (status == ZS_OK) status = zs_run_open_records(&t->run, t->step + 1, true, err);
     if (status != ZS_OK) return status;

@@ -11,11 +11,13 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Seconds of the slowest rank; the step's own, and what evaluation took after it. */
+/* Seconds of the slowest rank; the step's own, what evaluation took after it, and how long checkpoints have
+ * held up training since the record before. */
 static json_t *phase_seconds(const zs_trainer *t, const zs_phase_times *times, double *step_seconds) {
     double seconds[ZS_NUM_PHASES + 1];
     memcpy(seconds, times->seconds, sizeof times->seconds);
     seconds[ZS_PHASE_EVALUATE] = zs_phase_seconds(ZS_PHASE_EVALUATE);
+    seconds[ZS_PHASE_CHECKPOINT] = t->run.checkpoint_seconds;
     seconds[ZS_NUM_PHASES] = *step_seconds;
     zs_comm_max(t->comm, &t->comm->world, seconds, ZS_NUM_PHASES + 1, "the timers of the other ranks");
     *step_seconds = seconds[ZS_NUM_PHASES];
@@ -217,6 +219,7 @@ static void record_timers(zs_trainer *t, const zs_phase_times *times) {
     double row[TIMER_COLUMNS] = {(double)t->step, t->comm->world.rank};
     memcpy(row + 2, times->seconds, sizeof times->seconds);
     row[2 + ZS_PHASE_EVALUATE] = zs_phase_seconds(ZS_PHASE_EVALUATE); /* comes after the step's own */
+    row[2 + ZS_PHASE_CHECKPOINT] = t->run.checkpoint_seconds;
     char *all;
     int64_t *lengths;
     zs_comm_gather_bytes(t->comm, &t->comm->world, row, sizeof row, 0, &all, &lengths, "the timers");
@@ -278,6 +281,7 @@ static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
     record_timers(t, &f->times);
     time_use use = sum_time_use(t, f);
     json_t *phases = phase_seconds(t, &f->times, &seconds);
+    t->run.checkpoint_seconds = 0;
     zs_balance measured = measure(t, &use, seconds);
     double generating = json_number_value(json_object_get(phases, zs_phase_names[ZS_PHASE_GENERATE]));
     double updating = json_number_value(json_object_get(phases, zs_phase_names[ZS_PHASE_UPDATE])) +

@@ -7,6 +7,7 @@
 #include "zerosearch/table.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,19 +26,6 @@ void zs_run_catch_signals(void) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
-}
-
-static bool stop_wanted_anywhere(const zs_run *run) {
-    double flag = stop_wanted;
-    zs_comm_max(run->comm, &run->comm->world, &flag, 1, "the other ranks at the end of a step");
-    return flag > 0.0;
-}
-
-bool zs_run_checkpoint_due(const zs_run *run, int64_t step, bool last, bool *stopping) {
-    int64_t every = zs_config_int(run->config, "checkpoint.every");
-    bool signalled = stop_wanted_anywhere(run);
-    *stopping = signalled && !last;
-    return last || signalled || (every > 0 && step % every == 0);
 }
 
 zs_status zs_run_stopped(int64_t step, zs_error *err) {
@@ -80,6 +68,8 @@ zs_status zs_run_open(zs_run *run, const zs_config *config, zs_comm *comm, bool 
 }
 
 void zs_run_close(zs_run *run) {
+    zs_checkpoint_writer_destroy(run->writer);
+    run->writer = NULL;
     if (run->metrics) fclose(run->metrics);
     if (run->episodes) fclose(run->episodes);
     run->metrics = run->episodes = NULL;
@@ -193,11 +183,41 @@ static char *state_text(const zs_run *run, const zs_optimizer *optimizer, const 
     return text;
 }
 
+/* Completes the checkpoint under way, if there is one. Collective on world. */
+static zs_status end_write(zs_run *run, zs_error *err) {
+    if (run->writing == 0) return ZS_OK;
+    double started = zs_seconds();
+    zs_phase_begin(ZS_PHASE_CHECKPOINT);
+    zs_checkpoint_written written = {0};
+    zs_status status = ZS_OK;
+    if (run->writer) status = zs_checkpoint_finish(run->writer, &written, err);
+    status = zs_comm_agree(run->comm, &run->comm->world, status, err);
+    zs_phase_end(ZS_PHASE_CHECKPOINT);
+    double seconds = zs_seconds() - started;
+    run->stall += seconds;
+    run->checkpoint_seconds += seconds;
+    double numbers[3] = {written.bytes, written.seconds, run->stall};
+    zs_comm_max(run->comm, &run->comm->world, numbers, 3, "the learners' times");
+    if (status == ZS_OK && run->is_root) {
+        zs_log(ZS_LOG_INFO,
+               "checkpoint of step %lld: %.1f MB in %.2f s, %.2f GB/s; training stood still for %.2f s",
+               (long long)run->writing, 1e-6 * numbers[0], numbers[1],
+               1e-9 * numbers[0] / fmax(1e-9, numbers[1]), numbers[2]);
+        zs_checkpoint_prune(run->checkpoints, (int)zs_config_int(run->config, "checkpoint.keep"));
+    }
+    run->writing = 0;
+    return status;
+}
+
 zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model *model, const char *kind,
                             int64_t step, json_t *more, const zs_run_words *words, zs_error *err) {
+    bool background = zs_config_bool(run->config, "checkpoint.background");
+    zs_status status = end_write(run, err);
+    double started = zs_seconds();
     zs_phase_begin(ZS_PHASE_CHECKPOINT);
-    zs_status status = ZS_OK;
-    if (run->comm->is_learner) {
+    if (run->comm->is_learner && status == ZS_OK) {
+        if (!run->writer)
+            run->writer = zs_checkpoint_writer_create(run->comm, &run->comm->learners, background);
         zs_checkpoint_array arrays[MOST_ARRAYS];
         zs_piece *pieces, *values, piece;
         int count = 3;
@@ -208,17 +228,40 @@ zs_status zs_run_checkpoint(zs_run *run, zs_optimizer *optimizer, const zs_model
         if (words) add_words(arrays, &count, &piece, begin, total, words->words, words->count);
         char path[600], *text = state_text(run, optimizer, kind, step, more, parts);
         zs_checkpoint_path(path, sizeof path, run->checkpoints, step);
-        status = zs_checkpoint_write(run->comm->learners.comm, path, model, arrays, count, text, err);
+        status = zs_checkpoint_begin(run->writer, path, model, arrays, count, text, err);
         zs_free(pieces);
         zs_free(values);
         free(text);
     }
     json_decref(more);
     status = zs_comm_agree(run->comm, &run->comm->world, status, err);
-    if (status == ZS_OK && run->is_root)
-        zs_checkpoint_prune(run->checkpoints, (int)zs_config_int(run->config, "checkpoint.keep"));
     zs_phase_end(ZS_PHASE_CHECKPOINT);
-    return status;
+    run->writing = status == ZS_OK ? step : 0;
+    run->stall = zs_seconds() - started;
+    run->checkpoint_seconds += run->stall;
+    return background ? status : status == ZS_OK ? end_write(run, err) : status;
+}
+
+zs_status zs_run_end_step(zs_run *run, int64_t step, bool last, bool *due, bool *stopping, zs_error *err) {
+    int64_t every = zs_config_int(run->config, "checkpoint.every");
+    double flags[2] = {stop_wanted, run->writer && !zs_checkpoint_poll(run->writer)};
+    zs_comm_max(run->comm, &run->comm->world, flags, 2, "the other ranks at the end of a step");
+    bool signalled = flags[0] > 0.0;
+    *stopping = signalled && !last;
+    *due = last || signalled || (every > 0 && step % every == 0);
+    return flags[1] > 0.0 ? ZS_OK : end_write(run, err);
+}
+
+zs_status zs_run_settle(zs_run *run, zs_status status, zs_error *err) {
+    zs_error why = {0};
+    zs_status written = end_write(run, &why);
+    if (written == ZS_OK) return status;
+    if (status != ZS_OK && status != ZS_STOPPED) {
+        zs_log(ZS_LOG_WARNING, "%s", why.text);
+        return status;
+    }
+    if (err) *err = why;
+    return written;
 }
 
 /* Room for the words that a file's state tells of. */
