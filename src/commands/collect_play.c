@@ -230,8 +230,8 @@ static zs_status play_all(player *p, int64_t done, zs_error *err) {
         if (status != ZS_OK) break;
         done = done + p->chunk < p->qa.count ? done + p->chunk : p->qa.count;
         zs_progress_update(&progress, done, "right %.2f, searches %.0f", totals[1] / totals[0], totals[2]);
-        bool stopping;
-        zs_run_checkpoint_due(&run, 0, done == p->qa.count, &stopping);
+        bool due, stopping;
+        status = zs_run_end_step(&run, 0, done == p->qa.count, &due, &stopping, err);
         zs_test_kill("collect", done);
         if (stopping)
             status =
