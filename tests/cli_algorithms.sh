@@ -79,6 +79,9 @@ for n in 1 3; do # on other numbers of ranks the value model comes from the same
         --set learn.kl_target=0.05 --resume
 done
 
+resumes igpo --set reward.information_gain=0.5 --set rollout.max_turns=2
+check information_gain_is_measured grep -q '"information_gain":-\{0,1\}[0-9.]*[1-9]' "$work/igpo/metrics.jsonl"
+
 # A value model of one's own, and a folder that is none.
 check value_model_is_made exits 0 "$ZS" init --from "$smoke/model" --value-head --out "$work/value"
 check ppo_takes_a_value_model exits 0 run 1 ppo_own --set learn.algorithm=ppo --set model.value="$work/value" --set learn.steps=1

@@ -172,6 +172,82 @@ static void updates_agree(void **state) {
     zs_model_destroy(start_values);
 }
 
+/* The answer of every question: a tag and two tokens. */
+static int64_t answer_ids(void *context, int64_t question_index, const int32_t *before, int64_t before_length,
+                          int64_t room, int32_t *ids, int64_t *from) {
+    (void)context;
+    (void)before;
+    (void)before_length;
+    assert_true(room >= 3);
+    ids[0] = 9;
+    ids[1] = (int32_t)(20 + question_index);
+    ids[2] = 31;
+    *from = 1;
+    return 3;
+}
+
+/* exp of the mean log-probability of the answer after `length` tokens. */
+static double answer_probability(const zs_model *policy, const int32_t *ids, int64_t length,
+                                 int64_t question) {
+    int32_t text[LENGTH + 3];
+    float log_prob[LENGTH + 3];
+    int64_t from, offsets[] = {0, length + 3};
+    memcpy(text, ids, (size_t)length * sizeof(int32_t));
+    answer_ids(NULL, question, NULL, 0, 3, text + length, &from);
+    zs_workspace *workspace = zs_workspace_create(&policy->config, length + 3, false, false);
+    zs_batch batch = {1, length + 3, offsets, text};
+    zs_model_forward(policy, workspace, &batch);
+    zs_model_head(policy, workspace, &batch, 1.0f, log_prob, NULL, NULL, NULL);
+    zs_workspace_destroy(workspace);
+    return exp(0.5 * ((double)log_prob[length + 1] + log_prob[length + 2]));
+}
+
+/* IGPO: each episode has two turns, before and after its document (tokens 12 to 15); rewards are equal, so
+ * that the surrogate at r = 1 is made of the gains alone. */
+static void turns_are_credited(void **state) {
+    (void)state;
+    zs_model *policy = start_model(false, 5);
+    zs_episodes e = {0}, mine = {0};
+    make_episodes(policy, &e);
+    double gain[QUESTIONS * SAMPLES], mean_gain = 0, expected = 0, tokens = 0;
+    for (int64_t i = 0; i < e.count; i++) {
+        const int32_t *ids = e.ids + e.offsets[i];
+        e.info[i].reward = 0.5;
+        e.info[i].question_index = e.info[i].question;
+        gain[i] = answer_probability(policy, ids, 16, e.info[i].question) -
+                  answer_probability(policy, ids, PROMPT, e.info[i].question);
+        mean_gain += gain[i] / (QUESTIONS * SAMPLES);
+    }
+    for (int64_t i = 0; i < e.count; i++) {
+        const double *group = gain + i - i % SAMPLES;
+        double mean = (group[0] + group[1] + group[2]) / SAMPLES, squares = 0;
+        for (int s = 0; s < SAMPLES; s++)
+            squares += (group[s] - mean) * (group[s] - mean);
+        expected -= 0.4 * (gain[i] - mean) / (sqrt(squares / (SAMPLES - 1)) + 1e-6) * (12 - PROMPT);
+        tokens += (double)(e.offsets[i + 1] - e.offsets[i]) - PROMPT - 4;
+        if ((i + 1) % comm.learners.size == comm.learners.rank)
+            zs_episodes_append(&mine, &e.info[i], e.ids + e.offsets[i], e.kind + e.offsets[i],
+                               e.log_prob + e.offsets[i]);
+    }
+    const char *settings[] = {"rollout.samples=3", "rollout.questions=4", "reward.information_gain=0.4",
+                              "learn.kl_coef=0", "learn.micro_tokens=64"};
+    zs_config *config;
+    zs_error err = {0};
+    assert_int_equal(zs_config_load(NULL, settings, 5, &config, &err), ZS_OK);
+    zs_optimizer *optimizer = zs_optimizer_create(&comm, policy, config, 100);
+    zs_learner *learner = zs_learner_create(&comm, config, policy, NULL, optimizer, LENGTH);
+    zs_learner_add_answers(learner, config, answer_ids, NULL);
+    zs_update_report report = zs_learner_update(learner, &mine, QUESTIONS);
+    assert_float_equal(report.information_gain, mean_gain, 1e-5 * fabs(mean_gain) + 1e-8);
+    assert_float_equal(report.loss, expected / tokens, 2e-4);
+    zs_learner_destroy(learner);
+    zs_optimizer_destroy(optimizer);
+    zs_config_free(config);
+    zs_episodes_free(&e);
+    zs_episodes_free(&mine);
+    zs_model_destroy(policy);
+}
+
 int main(int argc, char **argv) {
     zs_error err = {0};
     if (zs_comm_start(&argc, &argv, &comm, &err) != ZS_OK ||
@@ -180,7 +256,7 @@ int main(int argc, char **argv) {
     comm.deadline = 900; /* a failed assert on one rank leaves the others waiting */
     alone = comm;
     alone.learners = (zs_group){MPI_COMM_SELF, 0, 1};
-    const struct CMUnitTest tests[] = {cmocka_unit_test(updates_agree)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(updates_agree), cmocka_unit_test(turns_are_credited)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (failed) MPI_Abort(comm.world.comm, 1);
     zs_comm_finish(&comm);

@@ -13,6 +13,7 @@ typedef struct zs_update_report {
     double loss, kl, entropy, clip_fraction;
     double loss_policy, loss_kl, loss_llds; /* what the loss is the sum of */
     double reward_overlong, reward_kl;      /* means over episodes of what was added to their reward */
+    double information_gain;                /* mean over turns that had a next one; 0: not measured */
     double kl_coef;                         /* as it was in this step */
     double good_log_prob; /* mean over tokens of episodes with a reward above 0; NAN: none */
     double value_loss, value_clip_fraction, value_mean, value_grad_norm;
@@ -37,6 +38,14 @@ void zs_learner_destroy(zs_learner *learner);
  * its optimizer, whose peak rate becomes learn.value_learning_rate. Both outlive the learner. Local. */
 void zs_learner_add_values(zs_learner *learner, const zs_config *config, zs_model *model,
                            zs_optimizer *optimizer);
+
+/* For reward.information_gain: writes what would answer question `question_index` after the given tokens into
+ * ids [room]; returns how many tokens that are (0: too many), *from: the first of the answer itself, after
+ * its opening tag. */
+typedef int64_t zs_answer_ids(void *context, int64_t question_index, const int32_t *before,
+                              int64_t before_length, int64_t room, int32_t *ids, int64_t *from);
+void zs_learner_add_answers(zs_learner *learner, const zs_config *config, zs_answer_ids *answer,
+                            void *context);
 
 /* The coefficient of the KL, which learn.kl_target changes from step to step: part of a checkpoint. Local. */
 double zs_learner_kl_coef(const zs_learner *learner);

@@ -167,6 +167,7 @@ const zs_key zs_schema[] = {
     FLOAT("reward.format", 0.0, -1e6, 1e6, "weight of a valid form: every turn well-formed tags, no invalid action, an answer; 0 as in the paper"),
     FLOAT("reward.turn_cost", 0.0, -1e6, 1e6, "price of each search and each invalid action"),
     FLOAT("reward.retrieval", 0.0, -1e6, 1e6, "weight of having met documents that hold a golden answer"),
+    FLOAT("reward.information_gain", 0, 0, 1e6, "weight of what each turn adds to the probability of the golden answer (IGPO, arXiv 2510.14967), credited to the turn; 0: not computed"),
     FLOAT("reward.overlong", 0, 0, 1, "last part of rollout.context_tokens over which an episode's length costs up to 1 (DAPO); 0: none"),
 
     CHOICE("guard.action", "warn", "off|warn|skip|stop|rollback", "what an alarm does: nothing is watched; a log line and a note in the metrics; also, updates with an outlying gradient are not made; the run stops with a checkpoint; it goes back to the last checkpoint and on with other draws and a lower rate"),

@@ -92,6 +92,7 @@ static memory memory_of(const zs_plan *p, int role, int64_t sharers) {
             m.optimizer *= 2;
             m.activations *= 2;
             m.snapshot *= 2;
+            m.buffers *= 2;
         }
     }
     return m;

@@ -368,6 +368,8 @@ static zs_status prepare(zs_trainer *t, zs_error *err) {
             zs_learner_add_values(t->learner, config, t->values, t->value_optimizer);
         }
     }
+    if (t->learner && zs_config_float(config, "reward.information_gain") > 0)
+        zs_learner_add_answers(t->learner, config, zs_train_answer_ids, t);
     t->run.values = t->value_optimizer;
     zs_curriculum_open(config, &t->curriculum);
     t->guard = zs_guard_make(config);

@@ -95,6 +95,11 @@ zs_status zs_train_act(zs_trainer *t, unsigned alarms, bool *stopping, zs_error 
 zs_status zs_train_guard_stopped(const zs_trainer *t, zs_error *err);
 void zs_train_set_rollbacks(zs_trainer *t, int64_t times); /* Local */
 
+/* A zs_answer_ids (learner.h), of the first golden answer; its opening tag is left out where the text before
+ * ends with it (the last turn's). Context: the trainer. */
+int64_t zs_train_answer_ids(void *trainer, int64_t question_index, const int32_t *before,
+                            int64_t before_length, int64_t room, int32_t *ids, int64_t *from);
+
 /* Plays a round of a step's questions: round 0 its own, further ones (rollout.redraws) others. Rollouts and
  * simulators; episodes are added to t->mine and sent. */
 void zs_train_play(zs_trainer *t, int64_t step, int64_t round);

@@ -1,5 +1,6 @@
-/* What a run does at an alarm of the guard (guard.action), and dynamic sampling: further rounds of questions
- * in place of those whose episodes all earn the same. Both decide for all ranks alike. */
+/* What a run does at an alarm of the guard (guard.action), the answers that turns are credited by, and
+ * dynamic sampling: further rounds of questions in place of those whose episodes all earn the same. Both
+ * decide for all ranks alike. */
 #include "train.h"
 
 #include "zerosearch/checkpoint.h"
@@ -116,6 +117,28 @@ void zs_train_set_rollbacks(zs_trainer *t, int64_t times) {
     if (t->optimizer)
         t->optimizer->schedule.peak = zs_config_float(t->config, "learn.learning_rate") *
                                       pow(zs_config_float(t->config, "guard.rollback_rate"), (double)times);
+}
+
+/* Turn credit. */
+
+int64_t zs_train_answer_ids(void *trainer, int64_t question_index, const int32_t *before,
+                            int64_t before_length, int64_t room, int32_t *ids, int64_t *from) {
+    const zs_trainer *t = trainer;
+    const char *answer = t->questions.questions[question_index].answers[0];
+    zs_ids all = {0};
+    zs_tokenizer_encode(t->tokenizer, "<answer>", 8, &all);
+    bool open = all.length <= before_length && memcmp(before + before_length - all.length, all.data,
+                                                      (size_t)all.length * sizeof(int32_t)) == 0;
+    if (open) zs_ids_clear(&all);
+    *from = all.length;
+    zs_string text = {0};
+    zs_string_printf(&text, " %s", answer);
+    zs_tokenizer_encode(t->tokenizer, text.data, text.length, &all);
+    int64_t length = all.length <= room ? all.length : 0;
+    memcpy(ids, all.data, (size_t)length * sizeof(int32_t));
+    zs_string_free(&text);
+    zs_ids_free(&all);
+    return length;
 }
 
 /* Dynamic sampling. */

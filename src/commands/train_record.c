@@ -318,6 +318,7 @@ static zs_status record_step(zs_trainer *t, zs_step_facts *f, zs_error *err) {
                    {"loss_llds", u->loss_llds},
                    {"reward_overlong", u->reward_overlong},
                    {"reward_kl", u->reward_kl},
+                   {"information_gain", u->information_gain},
                    {"kl_coef", u->kl_coef},
                    {"good_log_prob", u->good_log_prob},
                    {"log_prob_mismatch", u->mismatch},

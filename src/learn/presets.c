@@ -128,6 +128,11 @@ zs_status zs_presets_check(const zs_config *config, zs_error *err) {
         return zs_config_fail(
             config, "guard.action", err,
             "a batch played ahead is not played again: no rollback beside rollout.staleness = 1");
+    if (zs_config_float(config, "reward.information_gain") > 0 && !is(config, "learn.advantage", "grpo") &&
+        !is(config, "learn.advantage", "dr_grpo"))
+        return zs_config_fail(config, "reward.information_gain", err,
+                              "turns are credited beside learn.advantage = grpo or dr_grpo, not %s",
+                              advantage);
     tell_departures(config);
     return ZS_OK;
 }

@@ -315,10 +315,10 @@ static void finish_report(zs_learner *l, int64_t num_tokens, zs_update_report *r
     const zs_policy_sums *s = &l->sums;
     const zs_drift_sums *d = &l->drift;
     const reward_terms *r = &l->terms;
-    double totals[] = {s->tokens,       s->loss,   s->kl,       s->clipped,  s->entropy, (double)num_tokens,
-                       d->tokens,       d->weight, d->capped,   d->mismatch, d->kl,      s->surrogate,
-                       s->kl_term,      s->llds,   r->episodes, r->overlong, r->kl,      l->good_tokens,
-                       l->good_log_prob};
+    double totals[] = {s->tokens,        s->loss,   s->kl,       s->clipped,  s->entropy, (double)num_tokens,
+                       d->tokens,        d->weight, d->capped,   d->mismatch, d->kl,      s->surrogate,
+                       s->kl_term,       s->llds,   r->episodes, r->overlong, r->kl,      l->good_tokens,
+                       l->good_log_prob, r->turns,  r->gain};
     double greatest = d->max;
     zs_comm_sum(l->comm, &l->comm->learners, totals, sizeof totals / sizeof *totals,
                 "the sums of the learners");
@@ -331,6 +331,7 @@ static void finish_report(zs_learner *l, int64_t num_tokens, zs_update_report *r
     report->loss_llds = totals[13] / updates;
     report->reward_overlong = totals[15] / episodes;
     report->reward_kl = totals[16] / episodes;
+    report->information_gain = totals[20] / fmax(1.0, totals[19]);
     report->good_log_prob = totals[17] > 0.0 ? totals[18] / totals[17] : NAN;
     report->kl = totals[2] / n;
     report->clip_fraction = totals[3] / n;
@@ -380,6 +381,7 @@ zs_update_report zs_learner_update(zs_learner *l, zs_episodes *e, int64_t num_qu
         zs_phase_end(ZS_PHASE_REFERENCE);
     }
     zs_learner_advantages(l, e, num_questions);
+    if (l->gain_weight > 0.0) zs_learner_credit_turns(l, e, num_questions);
     zs_phase_begin(ZS_PHASE_UPDATE);
     if (l->minibatches == 1) {
         for (int64_t epoch = 0; epoch < l->epochs; epoch++)

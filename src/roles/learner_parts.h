@@ -27,7 +27,7 @@ typedef struct critic { /* the value model; model NULL: none */
 
 /* Means over the step's episodes, of what is added to their reward. */
 typedef struct reward_terms {
-    double episodes, overlong, kl;
+    double episodes, overlong, kl, turns, gain; /* the last two: turns that had a next one, their gain */
 } reward_terms;
 
 struct zs_learner {
@@ -62,6 +62,9 @@ struct zs_learner {
     zs_policy_sums sums;
     zs_drift_sums drift;
     reward_terms terms;
+    double gain_weight; /* 0: no turn credit */
+    zs_answer_ids *answer;
+    void *answer_context;
     double good_tokens, good_log_prob; /* of episodes that earned something */
     int64_t updates_made;
 };
@@ -72,6 +75,9 @@ zs_batch zs_learner_batch(const zs_episodes *e, int64_t first, int64_t last, int
 /* Fills TOKEN_ADVANTAGE (and TOKEN_RETURN, which needs TOKEN_VALUE) from rewards, by the grid's advantage.
  * Collective on learners. */
 void zs_learner_advantages(zs_learner *l, zs_episodes *e, int64_t num_questions);
+
+/* Adds the credit of turns to TOKEN_ADVANTAGE. Collective on learners. */
+void zs_learner_credit_turns(zs_learner *l, const zs_episodes *e, int64_t num_questions);
 
 /* TOKEN_VALUE of all episodes. Local. */
 void zs_learner_values(zs_learner *l, const zs_episodes *e);
