@@ -25,13 +25,24 @@ check resumed exits 0 collect 2 killed --resume
 check resumed_to_the_bit same two killed
 check another_seed_is_refused exits 2 collect 2 killed --resume --set seed=2
 check another_seed_is_named one_message 'seed: is not what the trajectories'
-check judged_anew exits 0 collect 1 killed --resume --set collect.judge=llm --set model.judge="$smoke/model"
-check llm_counts_the_undecided grep -q '"undecided": [0-9]' "$work/killed/collect.json"
+
+# A judge that always says yes, and one that says neither.
+echo 'Verdict:' >"$work/verdict.txt"
+echo '{"prompt":"Verdict:","completion":" yes"}' >"$work/yes.jsonl"
+exits 0 "$ZS" sft --set model.policy="$smoke/model" --set "sft.data=[\"$work/yes.jsonl\"]" --set sft.steps=300 \
+    --set learn.learning_rate=1e-2 --set run.folder="$work/judge"
+check judged_anew exits 0 collect 2 killed --resume --set collect.judge=llm --set model.judge="$work/judge/model" \
+    --set collect.judge_template="$work/verdict.txt"
+check judge_says_yes grep -q '"noisy": 0,' "$work/killed/collect.json"
+check judge_is_understood grep -q '"undecided": 0,' "$work/killed/collect.json"
+check nothing_left_is_an_error exits 1 collect 1 killed --resume --set collect.judge=llm --set model.judge="$smoke/model" \
+    --set collect.judge_template="$work/verdict.txt"
+check nothing_left_is_told one_message 'no example is left'
 check no_judge_is_told exits 2 collect 1 killed --resume --set collect.judge=llm
 
 # Rows of one's own, with known ends.
 cat >"$work/searches.jsonl" <<'LINES'
-{"query":"q {x}","question":"Q?","golden_answers":["A","B"],"label":"noisy","documents":["it is b.",{"title":"T","text":"one two. three"},{"title":"","text":""},"four"]}
+{"query":"q {x}","question":"Q?","golden_answers":["Aa","Bb"],"label":"noisy","documents":["it is bb.",{"title":"T","text":"one two. three"},{"title":"","text":""},"four"]}
 {"query":"r","question":"R?","golden_answers":["Rome"],"label":"useful","documents":["Rome it is."]}
 LINES
 printf 'Q={query} A={answer} k={topk} w={words}\n' >"$work/template.txt"
@@ -40,7 +51,7 @@ from() {
         --set search.useful_template="$work/template.txt" --set search.noisy_template="$work/template.txt" "$@"
 }
 check from_searches exits 0 from
-printf '%s\n' '{"prompt":"Q=q {x} A=A or B k=5 w=2","completion":"Doc 1: \"T\" one two.\nDoc 2: four"}' \
+printf '%s\n' '{"prompt":"Q=q {x} A=Aa or Bb k=5 w=2","completion":"Doc 1: \"T\" one two.\nDoc 2: four"}' \
     '{"prompt":"Q=r A=Rome k=5 w=2","completion":"Doc 1: Rome it is."}' >"$work/expected"
 check from_searches_writes cmp "$work/from/train.jsonl" "$work/expected"
 echo '{"query":"q"}' >>"$work/searches.jsonl"
