@@ -112,6 +112,10 @@ demo: ready
 	@$(MAKE) -j$(JOBS) all
 	@ZS=$(BUILD)/zerosearch jobs/demo.sh
 
+paper: ready
+	@$(MAKE) -j$(JOBS) all
+	@ZS=$(BUILD)/zerosearch jobs/paper.sh
+
 test: ready
 	@$(MAKE) -j$(JOBS) tests
 	@ZS_SHARED='$(SHARED)' tests/run.sh $(BUILD)
@@ -164,6 +168,7 @@ help:
 	@echo '  all          build $(BUILD)/zerosearch'
 	@echo '  deps         install what is missing by apt (root or sudo), else print the packages for apt, dnf, Spack'
 	@echo '  demo         the whole method on a generated world, in minutes; goes on where it was interrupted'
+	@echo '  paper        the paper'\''s tables in miniature, in hours; goes on where it was interrupted (jobs/paper.sh)'
 	@echo '  test         every test; ends with a line "N passed, N failed"'
 	@echo '  test-golden  the golden tests on the data in GOLDEN'
 	@echo '  test-asan    every test under the address and undefined-behaviour sanitizers'
@@ -188,6 +193,6 @@ help:
 	@echo '  JOBS         compilations at once in demo and test ($(JOBS))'
 	@echo '  V=1          show the commands'
 
-.PHONY: all tests golden-tests deps ready demo test test-golden test-asan bench lint install uninstall clean info help FORCE
+.PHONY: all tests golden-tests deps ready demo paper test test-golden test-asan bench lint install uninstall clean info help FORCE
 .SECONDARY:
 -include $(OBJECTS:.o=.d) $(BUILD)/main.d $(TESTS:=.d)

@@ -5,11 +5,8 @@
 #   WORLD="..." and TRAIN="..." are more options for `world` and `train`, for a demo in miniature
 set -euo pipefail
 cd "$(dirname "$0")/.."
-ZS=${ZS:-build/zerosearch}
 DEMO=${DEMO:-demo} SEED=${SEED:-1}
-cores=$(nproc)
-RANKS=${RANKS:-$((cores < 8 ? cores : 8))}
-source jobs/mpirun.sh # sets mpirun_n: "mpirun_n N command..."
+source jobs/demo_stages.sh
 mkdir -p "$DEMO/done"
 
 # Stages in order, with their share of the whole time (measured; only the total ETA depends on them).
@@ -26,45 +23,30 @@ part() {
     awk -v a=$from -v b=$((from + share[$1])) -v t=$total -v s="$begin" 'BEGIN {printf "%.4f:%.4f:%d", a / t, b / t, s}'
 }
 
-# A run folder with checkpoints is resumed; one without (killed before its first) starts anew.
-resume() { if compgen -G "$1/checkpoints/step-*.h5" >/dev/null; then echo --resume; fi; }
-
-sft() { # sft STAGE FROM_MODEL
-    mpirun_n "$RANKS" "$ZS" sft "configs/demo/$1.cfg" --set seed="$SEED" --set model.policy="$2" \
-        --set "sft.data=[\"$DEMO/world/$1.jsonl\"]" --set run.folder="$DEMO/$1" --probe "$DEMO/world/probe.jsonl" \
-        --probe-every 500 $(resume "$DEMO/$1")
-}
-
-evaluate() { # evaluate NAME MODEL OPTIONS...
+sft() { tune "$1" "$DEMO/world/$1.jsonl" "$2" "$DEMO/world" "$DEMO/$1"; } # sft STAGE FROM_MODEL
+ask_test() { # ask_test NAME MODEL OPTIONS...
     local name=$1 model=$2
     shift 2
-    mpirun_n "$RANKS" "$ZS" eval configs/demo.cfg --set seed="$SEED" --set model.policy="$model" \
-        --set "data.eval=[\"$DEMO/world/qa_test.jsonl\"]" --set data.corpus="$DEMO/world/corpus_test.jsonl" \
-        --set eval.questions=0 --out "$DEMO/train/eval_$name.json" "$@"
+    evaluate "$model" "$DEMO/world" "\"$DEMO/world/qa_test.jsonl\"" "$DEMO/train/eval_$name.json" "$@"
 }
 
 stage_world() {
     "$ZS" world --out "$DEMO/world" --seed "$SEED" ${WORLD:-}
-    "$ZS" init --shape demo --wired --tokenizer "$DEMO/world" --seed "$SEED" --out "$DEMO/init"
+    make_init demo "$DEMO/world" "$DEMO/init"
 }
 stage_base_1() { sft base_1 "$DEMO/init"; }
 stage_base_2() { sft base_2 "$DEMO/base_1/model"; }
 stage_simulator() { sft simulator "$DEMO/base_2/model"; }
 stage_before() {
     mkdir -p "$DEMO/train"
-    evaluate before_greedy "$DEMO/base_2/model"
-    evaluate before_sampled "$DEMO/base_2/model" --temperature 1
+    ask_test before_greedy "$DEMO/base_2/model"
+    ask_test before_sampled "$DEMO/base_2/model" --temperature 1
 }
-stage_train() {
-    mpirun_n "$RANKS" "$ZS" train configs/demo.cfg --set seed="$SEED" --set model.policy="$DEMO/base_2/model" \
-        --set model.simulator="$DEMO/simulator/model" --set "data.train=[\"$DEMO/world/qa_train.jsonl\"]" \
-        --set "data.eval=[\"$DEMO/world/qa_dev.jsonl\"]" --set data.corpus="$DEMO/world/corpus_dev.jsonl" \
-        --set run.folder="$DEMO/train" $(resume "$DEMO/train") ${TRAIN:-}
-}
+stage_train() { reinforce "$DEMO/base_2/model" "$DEMO/simulator/model" "$DEMO/world" "$DEMO/train" ${TRAIN:-}; }
 stage_after() {
-    evaluate after_greedy "$DEMO/train/model"
-    evaluate after_sampled "$DEMO/train/model" --temperature 1
-    evaluate after_no_search "$DEMO/train/model" --max-turns 0
+    ask_test after_greedy "$DEMO/train/model"
+    ask_test after_sampled "$DEMO/train/model" --temperature 1
+    ask_test after_no_search "$DEMO/train/model" --max-turns 0
 }
 stage_report() {
     local python=${ZS_PYTHON:-/usr/bin/python3}

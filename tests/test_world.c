@@ -166,16 +166,19 @@ static void every_question_is_answered_and_found(void **state) {
     zs_world world;
     zs_world_make(11, ZS_WORLD_TEST, &sizes, &world);
     assert_int_equal(zs_world_write_corpus(&world, file_in("corpus.jsonl"), &err), ZS_OK);
-    assert_int_equal(zs_world_write_questions(&world, 2, 320, "t", file_in("qa.jsonl"), &err), ZS_OK);
-    assert_int_equal(zs_world_write_questions(&world, 2, 320, "t", file_in("again.jsonl"), &err), ZS_OK);
+    assert_int_equal(zs_world_write_questions(&world, 2, ZS_WORLD_ALL, 320, "t", file_in("qa.jsonl"), &err),
+                     ZS_OK);
+    assert_int_equal(
+        zs_world_write_questions(&world, 2, ZS_WORLD_ALL, 320, "t", file_in("again.jsonl"), &err), ZS_OK);
     zs_string first = {0}, again = {0};
     assert_int_equal(zs_file_read(file_in("qa.jsonl"), &first, &err), ZS_OK);
     assert_int_equal(zs_file_read(file_in("again.jsonl"), &again, &err), ZS_OK);
     assert_string_equal(first.data, again.data);
     zs_world village;
     zs_world_make(11, ZS_WORLD_TEST, &(zs_world_sizes){4, 2, 1, 2, 2}, &village);
-    assert_int_equal(zs_world_write_questions(&village, 2, 1000, "t", file_in("again.jsonl"), &err),
-                     ZS_FAILED);
+    assert_int_equal(
+        zs_world_write_questions(&village, 2, ZS_WORLD_ALL, 1000, "t", file_in("again.jsonl"), &err),
+        ZS_FAILED);
     zs_world_free(&village);
 
     zs_qa qa;
@@ -221,6 +224,39 @@ static void every_question_is_answered_and_found(void **state) {
     zs_qa_free(&qa);
     zs_string_free(&first);
     zs_string_free(&again);
+    zs_world_free(&world);
+}
+
+/* Of each domain: what its questions have, read off their texts. */
+static void domains_differ_in_one_thing(void **state) {
+    (void)state;
+    static const struct {
+        zs_world_domain domain;
+        bool relations, hops, phrasing;
+    } expected[] = {{ZS_WORLD_IN, false, false, false},
+                    {ZS_WORLD_OTHER_RELATIONS, true, false, false},
+                    {ZS_WORLD_MORE_HOPS, false, true, false},
+                    {ZS_WORLD_OTHER_PHRASING, false, false, true}};
+    zs_error err;
+    zs_world world;
+    zs_world_make(11, ZS_WORLD_TEST, &sizes, &world);
+    for (int d = 0; d < 4; d++) {
+        zs_qa qa;
+        assert_int_equal(
+            zs_world_write_questions(&world, 2, expected[d].domain, 100, "t", file_in("qa.jsonl"), &err),
+            ZS_OK);
+        assert_int_equal(zs_qa_load(file_in("qa.jsonl"), &qa, &err), ZS_OK);
+        assert_int_equal(qa.count, 100);
+        for (int64_t q = 0; q < qa.count; q++) {
+            const char *text = qa.questions[q].question;
+            bool relation = strstr(text, "publisher") || strstr(text, "published") || strstr(text, "seat") ||
+                            strstr(text, "In which city sits");
+            assert_int_equal(relation, expected[d].relations);
+            assert_int_equal(qa.questions[q].hops == 3, expected[d].hops);
+            assert_int_equal(strstr(text, "'s ") != NULL, expected[d].phrasing);
+        }
+        zs_qa_free(&qa);
+    }
     zs_world_free(&world);
 }
 
@@ -319,6 +355,7 @@ int main(void) {
         cmocka_unit_test(the_seed_decides),
         cmocka_unit_test(no_held_out_name_in_training_texts),
         cmocka_unit_test(every_question_is_answered_and_found),
+        cmocka_unit_test(domains_differ_in_one_thing),
         cmocka_unit_test(tokens_do_not_depend_on_the_cuts),
         cmocka_unit_test(wired_weights_copy),
     };

@@ -72,15 +72,30 @@ extern const double zs_world_hop_shares[ZS_WORLD_MAX_HOPS];
 
 /* Texts. A fact's sentence (form 0: "The author of X is Y."; 1: "X's author is Y."), a search query
  * ("author of X"), a question over a chain that starts at `subject` (form 0: "What is the ..."; 1: the last
- * relation's own question). Appended to out. */
+ * relation's own question; ZS_WORLD_OTHER_FORM, in no training text: "What is X's author's birthplace?").
+ * Appended to out. */
+#define ZS_WORLD_OTHER_FORM 2
 void zs_world_sentence(const zs_fact *fact, int form, zs_string *out);
 void zs_world_query(int relation, const char *subject, zs_string *out);
 void zs_world_question(const zs_world_chain *chain, const char *subject, int form, zs_string *out);
 
-/* Writes NAME's corpus (one passage a fact) and `count` different questions with their gold passages. */
+/* What a question set asks about. With ALL anything, in forms 0 and 1. The others divide it, for training
+ * on one part and evaluation on all: IN asks one or two hops without the relations publisher and seat; the
+ * out-of-domain sets differ from it in one thing each: in that one of these relations is asked about, in
+ * hops (three), in phrasing (the other form). */
+typedef enum zs_world_domain {
+    ZS_WORLD_ALL,
+    ZS_WORLD_IN,
+    ZS_WORLD_OTHER_RELATIONS,
+    ZS_WORLD_MORE_HOPS,
+    ZS_WORLD_OTHER_PHRASING
+} zs_world_domain;
+
+/* Writes NAME's corpus (one passage a fact) and `count` different questions of a domain with their gold
+ * passages. ZS_FAILED: the world does not have so many. */
 zs_status zs_world_write_corpus(const zs_world *world, const char *path, zs_error *err);
-zs_status zs_world_write_questions(const zs_world *world, uint64_t seed, int64_t count, const char *id_prefix,
-                                   const char *path, zs_error *err);
+zs_status zs_world_write_questions(const zs_world *world, uint64_t seed, zs_world_domain domain,
+                                   int64_t count, const char *id_prefix, const char *path, zs_error *err);
 
 /* Training texts, one JSON object a line: {"kind":...,"segments":[{"text":...,"weight":...},...]}. Segments
  * are tokenised one by one, as in a rollout; `weight` is the loss weight of each token of the segment. */
@@ -98,7 +113,7 @@ typedef struct zs_world_text_options {
     double observation_weight;        /* documents shown to the policy, questions, prompts */
     double name_weight;               /* names that nothing in the context tells */
     bool clean;                       /* transcript: without bad habits */
-    bool lesson;                /* transcript: clean, of two or three hops, no loss on what to do */
+    bool lesson;                      /* transcript: clean, of two or three hops, no loss on what to do */
     bool graded;                      /* probe: weight 1 on the copied objects only, 0 elsewhere */
 } zs_world_text_options;
 

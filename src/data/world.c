@@ -199,6 +199,13 @@ void zs_world_query(int relation, const char *subject, zs_string *out) {
 void zs_world_question(const zs_world_chain *chain, const char *subject, int form, zs_string *out) {
     int last = chain->hops - 1;
     const zs_world_relation *relation = &zs_world_relations[chain->relations[last]];
+    if (form == ZS_WORLD_OTHER_FORM) {
+        zs_string_printf(out, "What is %s", subject);
+        for (int h = 0; h <= last; h++)
+            zs_string_printf(out, "'s %s", zs_world_relations[chain->relations[h]].noun);
+        zs_string_puts(out, "?");
+        return;
+    }
     if (form == 0)
         zs_string_printf(out, "What is the %s of ", relation->noun);
     else
@@ -241,20 +248,36 @@ static bool follow(const zs_world *world, asked *question) {
     return strcmp(subject, first) != 0;
 }
 
-zs_status zs_world_write_questions(const zs_world *world, uint64_t seed, int64_t count, const char *id_prefix,
-                                   const char *path, zs_error *err) {
+/* The relations about companies that only questions of other domains ask about. */
+static bool is_kept_back(int relation) {
+    return strcmp(zs_world_relations[relation].noun, "publisher") == 0 ||
+           strcmp(zs_world_relations[relation].noun, "seat") == 0;
+}
+
+static bool in_domain(zs_world_domain domain, const zs_world_chain *chain) {
+    if (domain == ZS_WORLD_ALL) return true;
+    bool kept_back = false;
+    for (int h = 0; h < chain->hops; h++)
+        kept_back = kept_back || is_kept_back(chain->relations[h]);
+    return kept_back == (domain == ZS_WORLD_OTHER_RELATIONS) &&
+           (chain->hops == ZS_WORLD_MAX_HOPS) == (domain == ZS_WORLD_MORE_HOPS);
+}
+
+zs_status zs_world_write_questions(const zs_world *world, uint64_t seed, zs_world_domain domain,
+                                   int64_t count, const char *id_prefix, const char *path, zs_error *err) {
     zs_string out = {0};
     zs_rng rng = zs_rng_make(seed, ZS_STREAM_WORLD, 2000, 0, 0);
     asked *questions = ZS_NEW(asked, count);
     int64_t made = 0;
-    for (int64_t tries = 0; made < count && tries < count * 100; tries++) {
+    for (int64_t tries = 0; made < count && tries < count * 1000; tries++) {
         asked *q = &questions[made];
         *q = (asked){0};
         zs_world_draw_chain(&rng, &q->chain);
+        if (!in_domain(domain, &q->chain)) continue;
         do
             q->gold[0] = zs_rng_below(&rng, world->num_facts);
         while (world->facts[q->gold[0]].relation != q->chain.relations[0]);
-        int form = (int)zs_rng_below(&rng, 2);
+        int form = domain == ZS_WORLD_OTHER_PHRASING ? ZS_WORLD_OTHER_FORM : (int)zs_rng_below(&rng, 2);
         bool good = follow(world, q);
         for (int64_t i = 0; i < made && good; i++)
             good = memcmp(&questions[i], q, sizeof *q) != 0;
