@@ -32,6 +32,24 @@ void zs_gemm_nt_rows(int64_t m, int64_t n, int64_t k, const float *x, const floa
 void zs_gemm_nt_rows_bf16(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,
                           float *y, float *work, int threads);
 
+/* The packed layout of bf16 weights [n, k], for matrices that are only multiplied: panels of 16 rows, in
+ * which a line of memory holds two k of all rows (src/kernels/packed.h). Packs in place; n % 16 rows at the
+ * end stay as they are. `work`: zs_pack_bf16_work numbers for each of `threads`. */
+int64_t zs_pack_bf16_work(int64_t k);
+void zs_pack_bf16(int64_t n, int64_t k, uint16_t *w, uint16_t *work, int threads);
+/* Row `index` of packed w in f32, out [k]. */
+void zs_packed_row(int64_t n, int64_t k, const uint16_t *w, int64_t index, float *out);
+/* y [m, n] = beta y + x [m, k] w [n, k]^T with packed w. Up to ZS_ROWS_PACKED rows, read once from memory; a
+ * row's bits do not depend on the other rows, their number or the threads, and each sum over k is one chain
+ * of multiply-adds in order. With more rows, pieces are widened for BLAS. `work`: zs_gemm_bf16_work floats
+ * for each of `threads`. */
+enum { ZS_ROWS_PACKED = 256 };
+void zs_gemm_nt_packed(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,
+                       float *y, float *work, int threads);
+/* The many rows' part of it, by BLAS. */
+void zs_gemm_nt_packed_blas(int64_t m, int64_t n, int64_t k, const float *a, const uint16_t *b, float beta,
+                            float *y, float *work, int threads);
+
 /* The instruction set of the kernels above: avx512, avx2 or plain; the best that the processor has unless
  * zs_kernels_use chose another. False: there is none of that name, or not on this processor (NULL: the best).
  * Not to be called while kernels run. */

@@ -17,11 +17,21 @@ typedef void zs_strip_f32(int64_t m, int count, int64_t n, int64_t k, const floa
 typedef void zs_strip_bf16(int64_t m, int count, int64_t n, int64_t k, const float *x, const uint16_t *w,
                            float beta, float *y, float *work);
 
+/* A strip of packed weights (packed.h): y [m, 16 count] (rows n apart) = beta y + x w^T with `count` panels
+ * of w; x lies in tiles of up to packed_rows rows. Every result is one chain of multiply-adds in the order of
+ * k. */
+typedef void zs_strip_packed(int64_t m, int count, int64_t n, int64_t k, const float *x_tiles,
+                             const uint16_t *w, float beta, float *y);
+
 typedef struct zs_row_kernels {
     const char *name;
     zs_strip_f32 *f32;   /* NULL: not built for this architecture */
     zs_strip_bf16 *bf16; /* weights widened exactly: the bits of f32 weights of those values */
+    zs_strip_packed *packed;
+    int packed_rows;
 } zs_row_kernels;
+
+const zs_row_kernels *zs_kernels_chosen(void);
 
 extern const zs_row_kernels zs_rows_avx512, zs_rows_avx2, zs_rows_vector, zs_rows_plain;
 

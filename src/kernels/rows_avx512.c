@@ -3,8 +3,10 @@
 #define LANES 16
 #define HELD  16
 #include "rows_body.h"
-const zs_row_kernels zs_rows_avx512 = {"avx512", strip_f32, strip_bf16};
+
+#include "packed_body.h"
+const zs_row_kernels zs_rows_avx512 = {"avx512", strip_f32, strip_bf16, strip_packed, TILE_ROWS};
 #else
 #include "rows.h"
-const zs_row_kernels zs_rows_avx512 = {"avx512", 0, 0};
+const zs_row_kernels zs_rows_avx512 = {"avx512", 0, 0, 0, 0};
 #endif

@@ -1,4 +1,5 @@
 /* Strip kernels in plain C: the twin of the others. */
+#include "packed.h"
 #include "rows.h"
 
 #include <string.h>
@@ -61,4 +62,40 @@ static void strip_bf16(int64_t m, int count, int64_t n, int64_t k, const float *
             put(beta, dot_bf16(k, x + i * k, w + j * k), y + i * n + j);
 }
 
-const zs_row_kernels zs_rows_plain = {"plain", strip_f32, strip_bf16};
+/* One row of x with one panel. */
+static void panel_row(int nx, int64_t k, const float *x, const uint16_t *w, float beta, float *y) {
+    float sum[ZS_PANEL] = {0};
+    int64_t p = 0;
+    for (; p + 2 <= k; p += 2)
+        for (int o = 0; o < ZS_PANEL; o++) {
+            uint32_t pair, bits[2];
+            memcpy(&pair, w + p * ZS_PANEL + 2 * o, sizeof pair);
+            bits[0] = pair << 16;
+            bits[1] = pair & 0xffff0000u;
+            float both[2];
+            memcpy(both, bits, sizeof both);
+            sum[o] += x[p * nx] * both[0];
+            sum[o] += x[(p + 1) * nx] * both[1];
+        }
+    for (int o = 0; o < ZS_PANEL; o++) {
+        if (p < k) sum[o] += x[p * nx] * widen(w[p * ZS_PANEL + o]);
+        put(beta, sum[o], y + o);
+    }
+}
+
+enum { TILE_ROWS = 4 };
+
+static void strip_packed(int64_t m, int count, int64_t n, int64_t k, const float *x_tiles, const uint16_t *w,
+                         float beta, float *y) {
+    int64_t tiles = zs_packed_tiles(m, TILE_ROWS);
+    for (int64_t j = 0; j < count; j++)
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t begin = zs_packed_tile_begin(m, tiles, t);
+            int nx = (int)(zs_packed_tile_begin(m, tiles, t + 1) - begin);
+            for (int i = 0; i < nx; i++)
+                panel_row(nx, k, x_tiles + begin * k + i, w + j * ZS_PANEL * k, beta,
+                          y + (begin + i) * n + j * ZS_PANEL);
+        }
+}
+
+const zs_row_kernels zs_rows_plain = {"plain", strip_f32, strip_bf16, strip_packed, TILE_ROWS};
