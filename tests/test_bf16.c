@@ -107,15 +107,15 @@ static void test_row_gemm(void **state) {
             float beta = betas[m % 3];
             memcpy(narrow, before, (size_t)(m * n) * sizeof(float));
             memcpy(wide, before, (size_t)(m * n) * sizeof(float));
-            zs_row_gemm(m, n, k, x, (zs_matrix){NULL, w.bf16}, beta, narrow, work, threads);
+            zs_row_gemm(m, n, k, x, (zs_matrix){.bf16 = w.bf16}, beta, narrow, work, threads);
             for (int64_t i = 0; i < m; i += ZS_ROWS_F32)
                 zs_row_gemm(m - i < ZS_ROWS_F32 ? m - i : ZS_ROWS_F32, n, k, x + i * k,
-                            (zs_matrix){w.f32, NULL}, beta, wide + i * n, work, threads);
+                            (zs_matrix){.f32 = w.f32}, beta, wide + i * n, work, threads);
             assert_memory_equal(narrow, wide, (size_t)(m * n) * sizeof(float));
             assert_product(m, n, k, x, w.f32, beta, before, narrow);
             for (int64_t i = 0; i < m; i++) {
                 memcpy(alone, before + i * n, (size_t)n * sizeof(float));
-                zs_row_gemm(1, n, k, x + i * k, (zs_matrix){NULL, w.bf16}, beta, alone, work, 1);
+                zs_row_gemm(1, n, k, x + i * k, (zs_matrix){.bf16 = w.bf16}, beta, alone, work, 1);
                 assert_memory_equal(alone, narrow + i * n, (size_t)n * sizeof(float));
             }
         }
@@ -186,6 +186,88 @@ static void test_instruction_sets(void **state) {
     assert_true(zs_kernels_use(NULL));
 }
 
+/* Packed weights: each product a chain of multiply-adds in the order of k, on every instruction set, to the
+ * bit where it fuses them; so nothing depends on the other rows or the threads. Rows of tiles of every
+ * height, rows left over from panels, odd k, odd addresses, values over the range of f32; packing takes no
+ * more memory. */
+static void test_packed(void **state) {
+    (void)state;
+    static const char *const names[] = {"avx512", "avx2", "vector", "plain"};
+    const int64_t sizes[][2] = {{5, 7}, {16, 33}, {35, 64}, {48, 1}, {101, 85}, {160, 300}};
+    enum { M = 70, THREADS = 3 };
+    for (int c = 0; c < 4 * 6 * 2; c++) {
+        int64_t n = sizes[c / 4 % 6][0], k = sizes[c / 4 % 6][1];
+        bool odd = c / 24;
+        if (!zs_kernels_use(names[c % 4])) continue;
+        pair w = make_pair(n * k + 1, c % 3, 1);
+        w.bf16[n * k] = 0x1234;
+        uint16_t *scratch = ZS_NEW(uint16_t, THREADS * zs_pack_bf16_work(k));
+        float *x = random_floats(M * k + 1, 2) + 1, *y = ZS_NEW(float, M *n), *y0 = random_floats(M * n, 3);
+        float *work = ZS_NEW(float, THREADS *zs_gemm_bf16_work()), *row = ZS_NEW(float, k);
+        for (int64_t i = 0; odd && i < M * k; i++)
+            x[i] = odd_value(i, x[i]);
+        zs_pack_bf16(n, k, w.bf16, scratch, THREADS);
+        assert_int_equal(w.bf16[n * k], 0x1234);
+        for (int64_t j = 0; j < n; j++) {
+            zs_packed_row(n, k, w.bf16, j, row);
+            assert_memory_equal(row, w.f32 + j * k, (size_t)k * sizeof(float));
+        }
+        for (int64_t m = 1; m <= M; m += m < 27 ? 1 : 43) {
+            float beta = m % 2 ? 0.5f : 0;
+            memcpy(y, y0, (size_t)(m * n) * sizeof *y);
+            zs_gemm_nt_packed(m, n, k, x, w.bf16, beta, y, work, 1 + (int)(m % THREADS));
+            bool exact = c % 4 == 0 || (c % 4 == 1 && m <= 64); /* else the compiler's choice, or BLAS */
+            for (int64_t i = 0; i < m * n; i++) {
+                const float *a = x + i / n * k, *b = w.f32 + i % n * k;
+                float sum = 0;
+                for (int64_t p = 0; p < k; p++)
+                    sum = fmaf(a[p], b[p], sum);
+                if (i % n >= n / 16 * 16) sum = ordered_sum(k, a, b);
+                float want = beta == 0 ? sum : fmaf(beta, y0[i], sum);
+                bool same = isnan(want) ? isnan(y[i]) : y[i] == want;
+                if (!exact && (!isfinite(want) || fabsf(want) > 1e30f))
+                    continue; /* may overflow on the way */
+                if (!exact) same = fabsf(y[i] - want) <= 1e-4f + 1e-5f * fabsf(want);
+                if (!same)
+                    fail_msg("%s n %lld k %lld m %lld: [%lld] is %.9g, expected %.9g", names[c % 4],
+                             (long long)n, (long long)k, (long long)m, (long long)i, (double)y[i],
+                             (double)want);
+            }
+        }
+        float *all[] = {x - 1, y, y0, work, row};
+        for (int i = 0; i < 5; i++)
+            zs_free(all[i]);
+        zs_free(scratch);
+        free_pair(w);
+    }
+    assert_true(zs_kernels_use(NULL));
+}
+
+/* Of packed weights, by BLAS: sizes below, at and past the edges of a piece; rows left over from panels. */
+static void test_packed_blas(void **state) {
+    (void)state;
+    const int64_t sizes[][3] = {{1, 1, 1},       {17, 3, 5},     {20, 64, 512},  {33, 65, 513},
+                                {130, 513, 130}, {7, 1100, 600}, {300, 20, 1025}};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            int64_t m = sizes[s][0], n = sizes[s][1], k = sizes[s][2];
+            float beta = threads == 1 ? 0 : 0.5f;
+            pair w = make_pair(n * k, threads / 2, 4);
+            uint16_t *scratch = ZS_NEW(uint16_t, zs_pack_bf16_work(k));
+            float *a = random_floats(m * k, 5), *before = random_floats(m * n, 6);
+            float *y = ZS_NEW(float, m *n), *work = ZS_NEW(float, threads *zs_gemm_bf16_work());
+            memcpy(y, before, (size_t)(m * n) * sizeof(float));
+            zs_pack_bf16(n, k, w.bf16, scratch, 1);
+            zs_gemm_nt_packed_blas(m, n, k, a, w.bf16, beta, y, work, threads);
+            assert_product(m, n, k, a, w.f32, beta, before, y);
+            float *all[] = {a, before, y, work};
+            for (int i = 0; i < 4; i++)
+                zs_free(all[i]);
+            zs_free(scratch);
+            free_pair(w);
+        }
+}
+
 /* Many rows, by widened pieces: sizes below, at and past the edges of a piece; more threads than blocks. */
 static void test_gemm(void **state) {
     (void)state;
@@ -225,7 +307,7 @@ static void test_special_values(void **state) {
             for (int64_t i = 0; i < M * K; i++)
                 x[i] = 1;
             for (int64_t m = 1; m <= M; m += 23) {
-                zs_row_gemm(m, N, K, x, (zs_matrix){NULL, w}, 0, y, work, threads);
+                zs_row_gemm(m, N, K, x, (zs_matrix){.bf16 = w}, 0, y, work, threads);
                 for (int64_t i = 0; i < m * N; i++)
                     assert_true(isnan(want) ? isnan(y[i]) : y[i] == want);
             }
@@ -507,6 +589,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_widening),         cmocka_unit_test(test_row_gemm),
         cmocka_unit_test(test_instruction_sets), cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_packed),           cmocka_unit_test(test_packed_blas),
         cmocka_unit_test(test_special_values),   cmocka_unit_test(test_model),
         cmocka_unit_test(test_engine),           cmocka_unit_test(test_golden)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,7 +2,8 @@
  *
  * In f32 a rank that learns and plays has one model for both, and a rank that only plays takes the learners'
  * parameters by broadcast. In bf16 (rollout.dtype) a rank that learns and plays rounds its f32 into a copy of
- * its own, and one that only plays takes the broadcast already rounded: it never holds f32. One that only
+ * its own, and one that only plays takes the broadcast already rounded: it never holds f32. Either packs what
+ * it plays (zs_model_pack). One that only
  * plays, and plays a step ahead of the learners (rollout.staleness), has a second copy for the weights to
  * come. */
 #ifndef ZEROSEARCH_ACTOR_H

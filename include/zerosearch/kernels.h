@@ -39,14 +39,13 @@ int64_t zs_pack_bf16_work(int64_t k);
 void zs_pack_bf16(int64_t n, int64_t k, uint16_t *w, uint16_t *work, int threads);
 /* Row `index` of packed w in f32, out [k]. */
 void zs_packed_row(int64_t n, int64_t k, const uint16_t *w, int64_t index, float *out);
-/* y [m, n] = beta y + x [m, k] w [n, k]^T with packed w. Up to ZS_ROWS_PACKED rows, read once from memory; a
- * row's bits do not depend on the other rows, their number or the threads, and each sum over k is one chain
- * of multiply-adds in order. With more rows, pieces are widened for BLAS. `work`: zs_gemm_bf16_work floats
- * for each of `threads`. */
-enum { ZS_ROWS_PACKED = 256 };
+/* y [m, n] = beta y + x [m, k] w [n, k]^T with packed w: each sum over k is one chain of multiply-adds in
+ * order, and a row's bits do not depend on the other rows, their number or the threads. Without AVX-512, from
+ * some 64 rows on, pieces are widened for BLAS instead. `work`: zs_gemm_bf16_work floats for each of
+ * `threads`. */
 void zs_gemm_nt_packed(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,
                        float *y, float *work, int threads);
-/* The many rows' part of it, by BLAS. */
+/* The same by BLAS, whatever the rows. */
 void zs_gemm_nt_packed_blas(int64_t m, int64_t n, int64_t k, const float *a, const uint16_t *b, float beta,
                             float *y, float *work, int threads);
 

@@ -38,6 +38,9 @@ typedef struct zs_frozen {
  * (`dtype` ZS_DTYPE_OTHER). Collective on group; one error for all. */
 zs_status zs_load_frozen(const zs_comm *comm, const zs_group *group, const char *folder, zs_dtype dtype,
                          zs_read read, zs_frozen *out, zs_error *err);
+/* Packs a model that only generates (zs_model_pack), each rank its part of the memory. Collective on
+ * memory.node. */
+void zs_frozen_pack(const zs_comm *comm, zs_frozen *frozen);
 void zs_frozen_free(zs_frozen *frozen); /* Collective on memory.node */
 
 /* The folder's weights in f32, a copy of its own for each rank: a model that is trained or takes broadcasts.

@@ -66,6 +66,7 @@ typedef struct zs_model {
     float *params;         /* [num_params] */
     uint16_t *params_bf16; /* [num_params] */
     float *vectors;        /* with params_bf16: norms and biases widened to f32, in order of offset */
+    bool packed;           /* the matrices of params_bf16 are (zs_model_pack) */
     bool borrowed;         /* the weights' memory belongs to another (shared by the ranks of a node) */
 } zs_model;
 
@@ -73,6 +74,7 @@ typedef struct zs_model {
 typedef struct zs_matrix {
     const float *f32;
     const uint16_t *bf16;
+    bool packed; /* bf16 in the layout of zs_pack_bf16 */
 } zs_matrix;
 
 /* Checks that the numbers fit together (heads divide, sizes positive). Error text names the field. */
@@ -93,16 +95,22 @@ zs_model *zs_model_create_bf16(const zs_model_config *config);
 zs_model *zs_model_attach(const zs_model_config *config, zs_dtype dtype, void *weights);
 void zs_model_widen_vectors(zs_model *model);    /* nothing to do for f32 */
 zs_model *zs_model_clone(const zs_model *model); /* f32 and bf16 alike; the copy owns its weights */
-/* Rounds an f32 model into a bf16 one of the same shape (to nearest even), vectors too. */
+/* Rounds an f32 model into a bf16 one of the same shape (to nearest even), vectors too; it is not packed
+ * then.
+ */
 void zs_model_round_to_bf16(const zs_model *from, zs_model *to);
+/* Packs the matrices of a bf16 model in place, for generation (zs_pack_bf16; nothing to do for f32): what
+ * reads weights through zs_model_matrix goes on as before, what wants the flat buffer as files have it must
+ * not come after. Of memory that others hold too, each packs its part of `parts`. */
+void zs_model_pack(zs_model *model, int64_t part, int64_t parts);
 void zs_model_destroy(zs_model *model);
 
 /* The weights at an offset of the layout: a matrix in either precision, a vector (norm, bias) always in f32.
  */
 zs_matrix zs_model_matrix(const zs_model *model, int64_t offset);
 const float *zs_model_vector(const zs_model *model, int64_t offset);
-/* Row `index` of a matrix with `cols` columns in f32 (an embedding) into out [cols]. */
-void zs_matrix_row(zs_matrix matrix, int64_t index, int64_t cols, float *out);
+/* Row `index` of a matrix [rows, cols] in f32 (an embedding) into out [cols]. */
+void zs_matrix_row(zs_matrix matrix, int64_t rows, int64_t cols, int64_t index, float *out);
 const zs_tensor *zs_model_find(const zs_model *model, const char *name); /* NULL: no such tensor */
 
 /* Rotary frequencies [head_dim/2] of a configuration: theta^(-2i/head_dim), llama3 scaling applied when set.

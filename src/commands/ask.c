@@ -73,6 +73,7 @@ static zs_status load(const asking *a, const char *model, player *p, zs_error *e
         if (status == ZS_OK)
             status = zs_setup_frozen(a->comm, &a->comm->world, a->config, "model.policy", "rollout.dtype",
                                      &p->frozen, &p->tokenizer, err);
+        if (status == ZS_OK) zs_frozen_pack(a->comm, &p->frozen);
     }
     zs_model *policy = p->loaded ? p->loaded : p->frozen.model;
     if (status == ZS_OK)

@@ -53,6 +53,7 @@ static zs_model *random_model(const zs_bench *bench, zs_dtype dtype) {
     zs_model *model =
         dtype == ZS_BF16 ? zs_model_create_bf16(&bench->config) : zs_model_create(&bench->config);
     fill(model, dtype);
+    zs_model_pack(model, 0, 1);
     model->config.num_eos = 0; /* nothing ends early */
     return model;
 }
@@ -83,8 +84,8 @@ static void one_gemm(void *context) {
         const char *b = pool->weights + w->begin * zs_dtype_size(pool->dtype);
         w->begin += w->n * w->k;
         if (pool->dtype == ZS_BF16)
-            zs_gemm_nt_bf16(w->m, w->n, w->k, w->a, (const uint16_t *)b, 0, w->c, pool->widened,
-                            pool->threads);
+            zs_gemm_nt_packed(w->m, w->n, w->k, w->a, (const uint16_t *)b, 0, w->c, pool->widened,
+                              pool->threads);
         else
             zs_gemm_nt(w->m, w->n, w->k, w->a, (const float *)b, 0, w->c);
     }

@@ -215,8 +215,7 @@ static zs_status evaluate_all(evaluator *v, const char *out, zs_error *err) {
         status = zs_comm_agree(v->comm, &v->comm->world, status, err);
         for (int i = 0; status == ZS_OK && i < v->num_sets; i++) {
             status = evaluate_set(v, v->methods[m], i, sets, err);
-            if (status == ZS_OK)
-                zs_progress_update(&progress, m * v->num_sets + i + 1, "%s", v->methods[m]);
+            if (status == ZS_OK) zs_progress_update(&progress, m * v->num_sets + i + 1, "%s", v->methods[m]);
         }
     }
     zs_progress_end(&progress);
@@ -275,9 +274,11 @@ static zs_status run_eval(const zs_arguments *arguments, zs_error *err) {
         status = zs_comm_divide(v.comm, ZS_LAYOUT_COLOCATED, 1, 1, 1, 1, false, err);
     status = zs_comm_agree(v.comm, &v.comm->world, status, err);
     if (status == ZS_OK) status = zs_timeline_start(v.comm, zs_arg(arguments, "trace"), err);
-    if (status == ZS_OK && v.comm->is_rollout)
+    if (status == ZS_OK && v.comm->is_rollout) {
         status = zs_setup_frozen(v.comm, &v.comm->rollouts, v.config, "model.policy", "rollout.dtype",
                                  &v.policy, &v.tokenizer, err);
+        if (status == ZS_OK) zs_frozen_pack(v.comm, &v.policy);
+    }
     if (status == ZS_OK)
         status = zs_setup_chat(v.config, "model.policy", v.tokenizer, v.policy.model, &v.chat, err);
     status = zs_comm_agree(v.comm, &v.comm->world, status, err);

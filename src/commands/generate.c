@@ -101,6 +101,7 @@ static zs_status open_model(const zs_arguments *arguments, generator *g, zs_erro
                        "--chat: no chat format is found in %s; --set model.chat=chatml (or llama3, llama3.1) "
                        "chooses one",
                        s->folder);
+    zs_model_pack(g->model, 0, 1);
     zs_chat_add_ends(g->chat, &g->model->config);
     if (s->ignore_eos) g->model->config.num_eos = 0;
     return ZS_OK;

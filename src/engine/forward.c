@@ -134,8 +134,8 @@ void zs_step_run(const zs_model *model, zs_kv_cache *cache, zs_step_buffers *b, 
     const zs_model_config *config = &model->config;
     int64_t width = qkv_width(config), heads = config->num_attention_heads;
     for (int64_t r = 0; r < step->rows; r++)
-        zs_matrix_row(zs_model_matrix(model, model->embed), step->ids[r], config->hidden_size,
-                      b->x + r * config->hidden_size);
+        zs_matrix_row(zs_model_matrix(model, model->embed), config->vocab_size, config->hidden_size,
+                      step->ids[r], b->x + r * config->hidden_size);
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
         const zs_layer_offsets *layer = &model->layers[l];
         attention_input(model, layer, b, step);

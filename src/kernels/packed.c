@@ -83,7 +83,7 @@ static void few_rows(int64_t m, int64_t n, int64_t k, const float *x, const uint
 
 void zs_gemm_nt_packed(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,
                        float *y, float *work, int threads) {
-    if (m > ZS_ROWS_PACKED) {
+    if (m > zs_kernels_chosen()->packed_most) {
         zs_gemm_nt_packed_blas(m, n, k, x, w, beta, y, work, threads);
         return;
     }

@@ -8,9 +8,11 @@
 /* Rows of a tile and its panels: as many sums as registers hold beside weights and a number of x. */
 #if LANES == 16
 #define TILE_ROWS    12
+#define MOST_ROWS    INT64_MAX
 #define PANELS(rows) ((rows) > 5 ? 2 : 4)
 #else
 #define TILE_ROWS    6
+#define MOST_ROWS    64
 #define PANELS(rows) ((rows) > 3 ? 1 : 2)
 #endif
 

@@ -29,6 +29,8 @@ typedef struct zs_row_kernels {
     zs_strip_bf16 *bf16; /* weights widened exactly: the bits of f32 weights of those values */
     zs_strip_packed *packed;
     int packed_rows;
+    int64_t
+        packed_most; /* rows of x from which on widening for BLAS is faster, as measured; INT64_MAX: never */
 } zs_row_kernels;
 
 const zs_row_kernels *zs_kernels_chosen(void);

@@ -83,7 +83,7 @@ static void panel_row(int nx, int64_t k, const float *x, const uint16_t *w, floa
     }
 }
 
-enum { TILE_ROWS = 4 };
+enum { TILE_ROWS = 4, MOST_ROWS = 16 };
 
 static void strip_packed(int64_t m, int count, int64_t n, int64_t k, const float *x_tiles, const uint16_t *w,
                          float beta, float *y) {
@@ -98,4 +98,4 @@ static void strip_packed(int64_t m, int count, int64_t n, int64_t k, const float
         }
 }
 
-const zs_row_kernels zs_rows_plain = {"plain", strip_f32, strip_bf16, strip_packed, TILE_ROWS};
+const zs_row_kernels zs_rows_plain = {"plain", strip_f32, strip_bf16, strip_packed, TILE_ROWS, MOST_ROWS};

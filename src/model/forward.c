@@ -15,6 +15,8 @@ void zs_linear_forward(const zs_model *model, zs_workspace *w, int64_t offset, i
     zs_matrix matrix = zs_model_matrix(model, offset);
     if (matrix.f32)
         zs_gemm_nt(rows, out, in, x, matrix.f32, beta, y);
+    else if (matrix.packed)
+        zs_gemm_nt_packed(rows, out, in, x, matrix.bf16, beta, y, w->widened, omp_get_max_threads());
     else
         zs_gemm_nt_bf16(rows, out, in, x, matrix.bf16, beta, y, w->widened, omp_get_max_threads());
 }
@@ -91,7 +93,7 @@ static void look_up(const zs_model *model, const zs_batch *batch, float *x) {
     }
 #pragma omp parallel for schedule(static) if (tokens * h > 1 << 16)
     for (int64_t t = 0; t < tokens; t++)
-        zs_matrix_row(table, batch->ids[t], h, x + t * h);
+        zs_matrix_row(table, model->config.vocab_size, h, batch->ids[t], x + t * h);
 }
 
 void zs_model_forward(const zs_model *model, zs_workspace *w, const zs_batch *batch) {

@@ -1,9 +1,11 @@
 /* Shapes, the parameter layout, creation and initialisation. */
 #include "zerosearch/model.h"
 
+#include "zerosearch/kernels.h"
 #include "zerosearch/memory.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,7 +14,8 @@
 const char *const zs_model_shape_names = "qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b, qwen2.5-14b, "
                                          "llama3.2-1b, llama3.2-3b, demo-s, demo, demo-l, tiny";
 
-/* As in the base models' config.json; the Instruct ones differ in end tokens and a few of the last columns. */
+/* As in the base models' config.json; the Instruct ones differ in end tokens and a few of the last columns.
+ */
 static const struct shape {
     const char *name;
     zs_architecture architecture;
@@ -265,6 +268,7 @@ zs_model *zs_model_clone(const zs_model *model) {
     if (model->params_bf16) {
         zs_model *copy = zs_model_create_bf16(&model->config);
         memcpy(copy->params_bf16, model->params_bf16, (size_t)model->num_params * sizeof(uint16_t));
+        copy->packed = model->packed;
         zs_model_widen_vectors(copy);
         return copy;
     }
@@ -276,7 +280,38 @@ zs_model *zs_model_clone(const zs_model *model) {
 void zs_model_round_to_bf16(const zs_model *from, zs_model *to) {
     ZS_ASSERT(from->params && to->params_bf16 && from->num_params == to->num_params, "models do not match");
     zs_from_f32(ZS_BF16, from->params, from->num_params, to->params_bf16);
+    to->packed = false;
     zs_model_widen_vectors(to);
+}
+
+/* One part of a matrix: whole panels, so that it is a matrix of its own; the last has the rows that stay. */
+static void pack_part(zs_model *model, int64_t offset, int64_t rows, int64_t cols, int64_t part,
+                      int64_t parts, uint16_t *work) {
+    int64_t panels = rows / 16, begin = panels * part / parts * 16, end = panels * (part + 1) / parts * 16;
+    zs_pack_bf16(end - begin, cols, model->params_bf16 + offset + begin * cols, work, omp_get_max_threads());
+}
+
+/* As the products take them: q, k and v are one matrix, gate and up another. */
+void zs_model_pack(zs_model *model, int64_t part, int64_t parts) {
+    if (!model->params_bf16) return;
+    ZS_ASSERT(!model->packed, "a model is packed once");
+    const zs_model_config *c = &model->config;
+    int64_t h = c->hidden_size, q = c->num_attention_heads * c->head_dim, wide = c->intermediate_size;
+    int64_t qkv = q + 2 * c->num_key_value_heads * c->head_dim, longest = h > q ? h : q;
+    longest = longest > wide ? longest : wide;
+    uint16_t *work = ZS_NEW(uint16_t, omp_get_max_threads() * zs_pack_bf16_work(longest));
+    pack_part(model, model->embed, c->vocab_size, h, part, parts, work);
+    for (int64_t l = 0; l < c->num_hidden_layers; l++) {
+        const zs_layer_offsets *o = &model->layers[l];
+        pack_part(model, o->qkv, qkv, h, part, parts, work);
+        pack_part(model, o->o_proj, h, q, part, parts, work);
+        pack_part(model, o->gate_up, 2 * wide, h, part, parts, work);
+        pack_part(model, o->down_proj, h, wide, part, parts, work);
+    }
+    if (model->head != model->embed && !c->value_head)
+        pack_part(model, model->head, c->vocab_size, h, part, parts, work);
+    zs_free(work);
+    model->packed = true;
 }
 
 void zs_model_destroy(zs_model *model) {
@@ -292,8 +327,8 @@ void zs_model_destroy(zs_model *model) {
 }
 
 zs_matrix zs_model_matrix(const zs_model *model, int64_t offset) {
-    return model->params ? (zs_matrix){model->params + offset, NULL}
-                         : (zs_matrix){NULL, model->params_bf16 + offset};
+    return model->params ? (zs_matrix){.f32 = model->params + offset}
+                         : (zs_matrix){.bf16 = model->params_bf16 + offset, .packed = model->packed};
 }
 
 /* Layers have equal spans, so the layer of an offset is a division. */
@@ -314,9 +349,11 @@ const float *zs_model_vector(const zs_model *model, int64_t offset) {
     return vectors + per_layer - c->hidden_size;
 }
 
-void zs_matrix_row(zs_matrix matrix, int64_t index, int64_t cols, float *out) {
+void zs_matrix_row(zs_matrix matrix, int64_t rows, int64_t cols, int64_t index, float *out) {
     if (matrix.f32)
         memcpy(out, matrix.f32 + index * cols, (size_t)cols * sizeof(float));
+    else if (matrix.packed)
+        zs_packed_row(rows, cols, matrix.bf16, index, out);
     else
         zs_to_f32(ZS_BF16, matrix.bf16 + index * cols, cols, out);
 }

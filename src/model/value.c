@@ -13,7 +13,7 @@ void zs_model_values(const zs_model *model, zs_workspace *w, const zs_batch *bat
     ZS_ASSERT(model->config.value_head, "values of a model without a value head");
     int64_t h = model->config.hidden_size;
     float bias = zs_model_vector(model, model->score_bias)[0];
-    zs_matrix_row(zs_model_matrix(model, model->head), 0, h, w->head_x);
+    zs_matrix_row(zs_model_matrix(model, model->head), 1, h, 0, w->head_x);
     const float *weight = w->head_x;
 #pragma omp parallel for schedule(static) if (batch->num_tokens * h > 1 << 16)
     for (int64_t t = 0; t < batch->num_tokens; t++) {

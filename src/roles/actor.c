@@ -84,10 +84,15 @@ void zs_actor_refresh(zs_actor *actor) {
     if (!policy) return;
     zs_phase_begin(ZS_PHASE_BROADCAST);
     begin(actor);
-    if (actor->rounded) zs_model_round_to_bf16(policy, actor->rounded);
+    if (actor->rounded) {
+        zs_model_round_to_bf16(policy, actor->rounded);
+        zs_model_pack(actor->rounded, 0, 1);
+    }
     zs_weights_finish(actor->weights);
     if (actor->spare) swap_weights(policy, actor->spare);
     actor->begun = false;
-    zs_model_widen_vectors(policy); /* of bf16 that came in */
+    policy->packed = false;         /* bf16 comes in as learners have it; */
+    zs_model_widen_vectors(policy); /* nothing to do for f32 */
+    zs_model_pack(policy, 0, 1);
     zs_phase_end(ZS_PHASE_BROADCAST);
 }

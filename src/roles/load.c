@@ -172,6 +172,13 @@ zs_status zs_load_frozen(const zs_comm *comm, const zs_group *group, const char 
     return status;
 }
 
+void zs_frozen_pack(const zs_comm *comm, zs_frozen *frozen) {
+    if (!frozen->model) return;
+    if (frozen->memory.mapped) zs_shared_publish(comm, &frozen->memory, "weights that are all read");
+    zs_model_pack(frozen->model, frozen->memory.rank, frozen->memory.size);
+    if (frozen->memory.mapped) zs_shared_publish(comm, &frozen->memory, "weights that are packed");
+}
+
 void zs_frozen_free(zs_frozen *frozen) {
     zs_model_destroy(frozen->model);
     zs_shared_free(&frozen->memory);

@@ -227,6 +227,7 @@ static zs_status setup_simulator(const zs_comm *comm, const zs_group *simulators
     if (status == ZS_OK)
         status = zs_setup_frozen(comm, simulators, config, "model.simulator", "model.simulator_dtype",
                                  &out->simulator, &out->tokenizer, err);
+    if (status == ZS_OK) zs_frozen_pack(comm, &out->simulator);
     if (status == ZS_OK)
         status =
             zs_setup_chat(config, "model.simulator", out->tokenizer, out->simulator.model, &out->chat, err);
