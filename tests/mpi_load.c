@@ -81,6 +81,28 @@ static void check_weights(const zs_model *model, zs_dtype dtype) {
     assert_true(norm == expected_weight(model->final_norm));
 }
 
+/* Each rank packs its part; then all read every row of a matrix where it was. */
+static void check_packed(zs_frozen *frozen) {
+    zs_frozen_pack(&comm, frozen);
+    const zs_model *model = frozen->model;
+    const zs_model_config *c = &model->config;
+    assert_true(model->packed);
+    const int64_t matrices[][3] = {{model->embed, c->vocab_size, c->hidden_size},
+                                   {model->layers[1].gate_up, 2 * c->intermediate_size, c->hidden_size},
+                                   {model->layers[0].down_proj, c->hidden_size, c->intermediate_size}};
+    for (int i = 0; i < 3; i++) {
+        int64_t rows = matrices[i][1], cols = matrices[i][2];
+        float *row = ZS_NEW(float, cols);
+        for (int64_t r = 0; r < rows; r++) {
+            zs_matrix_row(zs_model_matrix(model, matrices[i][0]), rows, cols, r, row);
+            for (int64_t p = 0; p < cols; p++)
+                if (row[p] != expected_weight(matrices[i][0] + r * cols + p))
+                    fail_msg("row %lld, column %lld is %g", (long long)r, (long long)p, (double)row[p]);
+        }
+        zs_free(row);
+    }
+}
+
 static const zs_read reads[] = {ZS_READ_ALL, ZS_READ_NODE, ZS_READ_ROOT};
 
 /* Each byte is read once a node (ALL, NODE) or once (ROOT). */
@@ -115,6 +137,7 @@ static void test_frozen(void **state) {
                     fail_msg("%s", err.text);
                 assert_int_equal(frozen.memory.size, ranks);
                 check_weights(frozen.model, cases[i].kept);
+                if (cases[i].kept == ZS_BF16) check_packed(&frozen);
                 check_bytes_read(frozen.bytes_read, reads[r], cases[i].stored, nodes, nodes);
                 zs_frozen_free(&frozen);
                 assert_null(frozen.model);

@@ -472,6 +472,22 @@ static void test_engine(void **state) {
         assert_memory_equal(&first, &other, sizeof first);
         generate(wide, COUNT, 8, true, &other);
         assert_memory_equal(&first, &other, sizeof first);
+        zs_model *packed = zs_model_clone(narrow);
+        static generated alone;
+        zs_model_pack(packed, 0, 1);
+        generate(packed, 1, 8, false, &alone);
+        generate(packed, COUNT, 8, true, &other);
+        assert_memory_equal(&alone, &other, sizeof alone);
+        for (int i = 0; i < COUNT; i++) { /* another order of sums: near, and what it draws may differ */
+            const int64_t offsets[] = {0, LENGTH};
+            zs_batch batch = {1, LENGTH, offsets, alone.ids[i]};
+            outputs plain = run_forward(narrow, &batch), out = run_forward(packed, &batch);
+            assert_true(largest_gap(FRESH, plain.log_prob + PROMPT, alone.log_prob[i] + PROMPT) <= 1e-4);
+            assert_true(largest_gap(LENGTH, plain.log_prob, out.log_prob) <= 1e-4);
+            free_outputs(plain);
+            free_outputs(out);
+        }
+        zs_model_destroy(packed);
         generate(narrow, COUNT, 0, true, &other);
         assert_memory_equal(first.ids, other.ids, sizeof first.ids);
         assert_true(largest_gap(COUNT * LENGTH, first.log_prob[0], other.log_prob[0]) <= 1e-4);
