@@ -100,7 +100,7 @@ static json_t *gather(const player *p, zs_string *lines, const char *what) {
     json_t *array = json_array();
     for (at = all; at < all + total;) {
         char *end = memchr(at, '\n', (size_t)(all + total - at));
-        json_t *object = json_loadb(at, (size_t)(end - at), 0, NULL);
+        json_t *object = json_loadb(at, (size_t)(end - at), JSON_ALLOW_NUL, NULL);
         ZS_ASSERT(object, "%s: a line that is no JSON", what);
         json_array_append_new(array, object);
         at = end + 1;

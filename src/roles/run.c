@@ -88,7 +88,7 @@ static zs_status open_record(const char *folder, const char *name, int64_t first
             char *end = strchr(line, '\n');
             if (!end) /* a torn last line */
                 break;
-            json_t *object = json_loadb(line, (size_t)(end - line), 0, NULL);
+            json_t *object = json_loadb(line, (size_t)(end - line), JSON_ALLOW_NUL, NULL);
             if (object && json_integer_value(json_object_get(object, "step")) < first_step)
                 zs_string_append(&kept, line, end - line + 1);
             json_decref(object);
