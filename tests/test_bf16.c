@@ -243,6 +243,50 @@ static void test_packed(void **state) {
     assert_true(zs_kernels_use(NULL));
 }
 
+/* AVX-512's dot product of bf16, which is only taken when it is named: x is rounded first, as zs_from_f32
+ * does, and the rest agrees with sums in f64 to what f32 sums may be off. A row's bits do not depend on the
+ * others. */
+static void test_packed_pairs(void **state) {
+    (void)state;
+    const int64_t sizes[][2] = {{16, 33}, {35, 64}, {48, 1}, {101, 85}, {160, 300}};
+    enum { M = 40, THREADS = 2 };
+    if (!zs_kernels_use("avx512bf16")) skip();
+    for (int c = 0; c < 5; c++) {
+        int64_t n = sizes[c][0], k = sizes[c][1];
+        pair w = make_pair(n * k, c, 1);
+        uint16_t *scratch = ZS_NEW(uint16_t, THREADS * zs_pack_bf16_work(k)),
+                 *halves = ZS_NEW(uint16_t, M * k);
+        float *x = random_floats(M * k, 2), *rounded = ZS_NEW(float, M *k), *y = ZS_NEW(float, M *n);
+        float *alone = ZS_NEW(float, n), *work = ZS_NEW(float, THREADS *zs_gemm_bf16_work());
+        zs_from_f32(ZS_BF16, x, M * k, halves);
+        zs_to_f32(ZS_BF16, halves, M * k, rounded);
+        zs_pack_bf16(n, k, w.bf16, scratch, THREADS);
+        zs_gemm_nt_packed(M, n, k, x, w.bf16, 0, y, work, THREADS);
+        for (int64_t i = 0; i < M; i++) {
+            zs_gemm_nt_packed(1, n, k, x + i * k, w.bf16, 0, alone, work, 1);
+            assert_memory_equal(alone, y + i * n, (size_t)n * sizeof *y);
+            for (int64_t j = 0; j < n; j++) {
+                const float *a = (j < n / 16 * 16 ? rounded : x) + i * k, *b = w.f32 + j * k;
+                double sum = 0, size = 0;
+                for (int64_t p = 0; p < k; p++) {
+                    sum += (double)a[p] * b[p];
+                    size += fabs((double)a[p] * b[p]);
+                }
+                if (fabs(y[i * n + j] - sum) > 1e-6 * size + 1e-30)
+                    fail_msg("n %lld k %lld: [%lld, %lld] is %.9g, expected %.9g", (long long)n, (long long)k,
+                             (long long)i, (long long)j, (double)y[i * n + j], sum);
+            }
+        }
+        float *all[] = {x, rounded, y, alone, work};
+        for (int i = 0; i < 5; i++)
+            zs_free(all[i]);
+        zs_free(scratch);
+        zs_free(halves);
+        free_pair(w);
+    }
+    assert_true(zs_kernels_use(NULL));
+}
+
 /* Of packed weights, by BLAS: sizes below, at and past the edges of a piece; rows left over from panels. */
 static void test_packed_blas(void **state) {
     (void)state;
@@ -602,11 +646,16 @@ static void test_golden(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_widening),         cmocka_unit_test(test_row_gemm),
-        cmocka_unit_test(test_instruction_sets), cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_packed),           cmocka_unit_test(test_packed_blas),
-        cmocka_unit_test(test_special_values),   cmocka_unit_test(test_model),
-        cmocka_unit_test(test_engine),           cmocka_unit_test(test_golden)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_widening),
+                                       cmocka_unit_test(test_row_gemm),
+                                       cmocka_unit_test(test_instruction_sets),
+                                       cmocka_unit_test(test_gemm),
+                                       cmocka_unit_test(test_packed),
+                                       cmocka_unit_test(test_packed_pairs),
+                                       cmocka_unit_test(test_packed_blas),
+                                       cmocka_unit_test(test_special_values),
+                                       cmocka_unit_test(test_model),
+                                       cmocka_unit_test(test_engine),
+                                       cmocka_unit_test(test_golden)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,8 +50,9 @@ void zs_gemm_nt_packed_blas(int64_t m, int64_t n, int64_t k, const float *a, con
                             float *y, float *work, int threads);
 
 /* The instruction set of the kernels above: avx512, avx2 or plain; the best that the processor has unless
- * zs_kernels_use chose another. False: there is none of that name, or not on this processor (NULL: the best).
- * Not to be called while kernels run. */
+ * zs_kernels_use chose another. avx512bf16, never chosen unless it is named, rounds x to bf16 in products
+ * with packed weights. False: there is none of that name, or not on this processor (NULL: the best). Not to
+ * be called while kernels run. */
 const char *zs_kernels_name(void);
 bool zs_kernels_use(const char *name);
 

@@ -5,6 +5,7 @@
 #include "zerosearch/kernels.h"
 
 #include <omp.h>
+#include <stdbool.h>
 #include <string.h>
 
 int64_t zs_pack_bf16_work(int64_t k) {
@@ -55,6 +56,24 @@ static void lay_out(int64_t nx, int64_t k, int64_t begin, int64_t end, const flo
             x_tile[p * nx + i] = x[i * k + p];
 }
 
+/* To nearest even; NaN stays NaN. */
+static uint32_t round_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    return nan ? bits >> 16 | 0x40 : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+}
+
+/* The same as pairs of rounded numbers; begin is even. */
+static void lay_out_pairs(int64_t nx, int64_t k, int64_t begin, int64_t end, const float *x, float *x_tile) {
+    for (int64_t i = 0; i < nx; i++)
+        for (int64_t p = begin; p < end; p += 2) {
+            uint32_t pair = round_bf16(x[i * k + p]);
+            if (p + 1 < k) pair |= round_bf16(x[i * k + p + 1]) << 16;
+            memcpy(x_tile + p / 2 * nx + i, &pair, sizeof pair);
+        }
+}
+
 /* `tiles`: room for x. */
 static void few_rows(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta, float *y,
                      float *tiles, int threads) {
@@ -62,19 +81,21 @@ static void few_rows(int64_t m, int64_t n, int64_t k, const float *x, const uint
     int64_t count = zs_packed_tiles(m, kernels->packed_rows), panels = n / ZS_PANEL;
     int64_t columns = (k + COLUMNS - 1) / COLUMNS, end = panels * ZS_PANEL;
     int64_t strip = m / count > 5 ? 2 : STRIP_PANELS;
+    bool as_it_is = m == 1 && !kernels->rounds;
 #pragma omp parallel num_threads(threads) if (threads > 1 && n * k > 100000)
     {
-        if (m > 1) {
+        if (!as_it_is) {
 #pragma omp for schedule(static)
             for (int64_t c = 0; c < count * columns; c++) {
                 int64_t t = c / columns, p = c % columns * COLUMNS, row = zs_packed_tile_begin(m, count, t);
-                lay_out(zs_packed_tile_begin(m, count, t + 1) - row, k, p, p + COLUMNS < k ? p + COLUMNS : k,
-                        x + row * k, tiles + row * k);
+                (kernels->rounds ? lay_out_pairs : lay_out)(zs_packed_tile_begin(m, count, t + 1) - row, k, p,
+                                                            p + COLUMNS < k ? p + COLUMNS : k, x + row * k,
+                                                            tiles + row * k);
             }
         }
 #pragma omp for schedule(static)
         for (int64_t j = 0; j < panels; j += strip)
-            kernels->packed(m, (int)(panels - j < strip ? panels - j : strip), n, k, m > 1 ? tiles : x,
+            kernels->packed(m, (int)(panels - j < strip ? panels - j : strip), n, k, as_it_is ? x : tiles,
                             w + j * ZS_PANEL * k, beta, y + j * ZS_PANEL);
     }
     if (end < n) /* as they were: by the kernel for rows, whose strips are 16 wide */

@@ -6,7 +6,8 @@
  * the matrix takes the memory that it took, and a vector of words is widened by one shift and one mask.
  *
  * Rows of x are cut into tiles, each laid out [k, rows of the tile]; of m rows all tiles have as many, or one
- * less. */
+ * less. Kernels that round (AVX-512 BF16) take a tile as [k / 2 rounded up, rows] words of two bf16, as the
+ * panels hold them: one instruction then multiplies both and adds them to the sum. */
 #ifndef ZEROSEARCH_KERNELS_PACKED_H
 #define ZEROSEARCH_KERNELS_PACKED_H
 

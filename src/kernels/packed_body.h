@@ -18,6 +18,39 @@
 
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
 
+/* The last number of row i where k is odd. */
+static inline float last_of_row(const float *x_tile, int64_t p, int nx, int i) {
+#ifdef PAIRS
+    uint32_t bits;
+    memcpy(&bits, x_tile + p / 2 * nx + i, sizeof bits);
+    bits <<= 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+#else
+    return x_tile[p * nx + i];
+#endif
+}
+
+#ifdef PAIRS
+/* Two k's of each panel and of each row of x. */
+static inline __attribute__((always_inline)) void add_pairs(const int nx, const int panels, int64_t panel,
+                                                            const float *x_pairs, const uint16_t *w,
+                                                            lanes *sum) {
+    __m512bh pairs[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < panels; j++)
+        pairs[j] = (__m512bh)_mm512_loadu_si512(w + j * panel);
+#pragma GCC unroll 16
+    for (int i = 0; i < nx; i++) {
+        __m512bh x = (__m512bh)_mm512_set1_ps(x_pairs[i]);
+#pragma GCC unroll 4
+        for (int j = 0; j < panels; j++)
+            sum[i * panels + j] = (lanes)_mm512_dpbf16_ps((__m512)sum[i * panels + j], x, pairs[j]);
+    }
+}
+#endif
+
 /* y [nx, 16 panels] (rows n apart) for `nx` rows of x, tiled as x_tile [k, nx]; nx and panels are constants
  * at each call. `fetch`: the panels after these are wanted soon. */
 static inline __attribute__((always_inline)) void packed_tile(const int nx, const int panels, bool fetch,
@@ -34,6 +67,9 @@ static inline __attribute__((always_inline)) void packed_tile(const int nx, cons
 #pragma GCC unroll 4
             for (int j = 0; j < panels; j++)
                 __builtin_prefetch(w + (j + panels) * panel + p * ZS_PANEL, 0, 2);
+#ifdef PAIRS
+        add_pairs(nx, panels, panel, x_tile + p / 2 * nx, w + p * ZS_PANEL, sum);
+#else
 #pragma GCC unroll 4
         for (int part = 0; part < PARTS; part++) {
             lanes even[4], odd[4];
@@ -54,6 +90,7 @@ static inline __attribute__((always_inline)) void packed_tile(const int nx, cons
                 for (int j = 0; j < panels; j++)
                     sum[(i * panels + j) * PARTS + part] += x_tile[(p + 1) * nx + i] * odd[j];
         }
+#endif
     }
     if (p < k)
 #pragma GCC unroll 4
@@ -63,7 +100,7 @@ static inline __attribute__((always_inline)) void packed_tile(const int nx, cons
                 lanes last = weights(true, (const char *)(w + j * panel + p * ZS_PANEL), part * LANES);
 #pragma GCC unroll 16
                 for (int i = 0; i < nx; i++)
-                    sum[(i * panels + j) * PARTS + part] += x_tile[p * nx + i] * last;
+                    sum[(i * panels + j) * PARTS + part] += last_of_row(x_tile, p, nx, i) * last;
             }
 #pragma GCC unroll 16
     for (int i = 0; i < nx; i++)

@@ -6,9 +6,9 @@
 #include <omp.h>
 #include <string.h>
 
-/* Best first. */
-static const zs_row_kernels *const known[] = {&zs_rows_avx512, &zs_rows_avx2, &zs_rows_vector,
-                                              &zs_rows_plain};
+/* Best first, among those that may be chosen without being named. */
+static const zs_row_kernels *const known[] = {&zs_rows_avx512bf16, &zs_rows_avx512, &zs_rows_avx2,
+                                              &zs_rows_vector, &zs_rows_plain};
 enum { NUM_KNOWN = sizeof known / sizeof *known };
 
 static const zs_row_kernels *chosen; /* by the first call, or by zs_kernels_use */
@@ -17,6 +17,8 @@ static bool runs_here(const zs_row_kernels *kernels) {
     if (!kernels->f32) return false;
 #if defined(__x86_64__)
     __builtin_cpu_init();
+    if (kernels == &zs_rows_avx512bf16)
+        return __builtin_cpu_supports("avx512bf16") && runs_here(&zs_rows_avx512);
     if (kernels == &zs_rows_avx512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
@@ -30,7 +32,7 @@ static bool runs_here(const zs_row_kernels *kernels) {
 
 bool zs_kernels_use(const char *name) {
     for (int i = 0; i < NUM_KNOWN; i++)
-        if ((!name || strcmp(known[i]->name, name) == 0) && runs_here(known[i])) {
+        if ((name ? strcmp(known[i]->name, name) == 0 : !known[i]->rounds) && runs_here(known[i])) {
             chosen = known[i];
             return true;
         }

@@ -19,7 +19,7 @@ typedef void zs_strip_bf16(int64_t m, int count, int64_t n, int64_t k, const flo
 
 /* A strip of packed weights (packed.h): y [m, 16 count] (rows n apart) = beta y + x w^T with `count` panels
  * of w; x lies in tiles of up to packed_rows rows. Every result is one chain of multiply-adds in the order of
- * k. */
+ * k; where the kernels round, of dot products of two (packed.h). */
 typedef void zs_strip_packed(int64_t m, int count, int64_t n, int64_t k, const float *x_tiles,
                              const uint16_t *w, float beta, float *y);
 
@@ -31,10 +31,11 @@ typedef struct zs_row_kernels {
     int packed_rows;
     int64_t
         packed_most; /* rows of x from which on widening for BLAS is faster, as measured; INT64_MAX: never */
+    bool rounds;     /* `packed` takes x rounded to bf16, in pairs: never chosen unless it is named */
 } zs_row_kernels;
 
 const zs_row_kernels *zs_kernels_chosen(void);
 
-extern const zs_row_kernels zs_rows_avx512, zs_rows_avx2, zs_rows_vector, zs_rows_plain;
+extern const zs_row_kernels zs_rows_avx512bf16, zs_rows_avx512, zs_rows_avx2, zs_rows_vector, zs_rows_plain;
 
 #endif

@@ -98,4 +98,5 @@ static void strip_packed(int64_t m, int count, int64_t n, int64_t k, const float
         }
 }
 
-const zs_row_kernels zs_rows_plain = {"plain", strip_f32, strip_bf16, strip_packed, TILE_ROWS, MOST_ROWS};
+const zs_row_kernels zs_rows_plain = {"plain",   strip_f32, strip_bf16, strip_packed,
+                                      TILE_ROWS, MOST_ROWS, false};

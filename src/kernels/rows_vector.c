@@ -5,8 +5,9 @@
 #include "rows_body.h"
 
 #include "packed_body.h"
-const zs_row_kernels zs_rows_vector = {"vector", strip_f32, strip_bf16, strip_packed, TILE_ROWS, MOST_ROWS};
+const zs_row_kernels zs_rows_vector = {"vector",  strip_f32, strip_bf16, strip_packed,
+                                       TILE_ROWS, MOST_ROWS, false};
 #else
 #include "rows.h"
-const zs_row_kernels zs_rows_vector = {"vector", 0, 0, 0, 0, 0};
+const zs_row_kernels zs_rows_vector = {"vector", 0, 0, 0, 0, 0, false};
 #endif
