@@ -517,7 +517,7 @@ static void memory_of_a_step_is_as_stated(void **state) {
 #endif
     enum { TOKENS_HERE = 512 };
     zs_model_config c = small_config(ZS_QWEN2);
-    c.vocab_size = 8192, c.hidden_size = 256, c.intermediate_size = 1024, c.num_hidden_layers = 2;
+    c.vocab_size = 32768, c.hidden_size = 256, c.intermediate_size = 1024, c.num_hidden_layers = 2;
     for (int pass = 0; pass < 3; pass++) { /* in the first one OpenBLAS takes its buffers */
         bool recompute = pass == 2;
         malloc_trim(0);
@@ -541,7 +541,7 @@ static void memory_of_a_step_is_as_stated(void **state) {
         double grown = resident() - before;
         double stated =
             16.0 * (double)model->num_params + (double)zs_workspace_bytes(&c, TOKENS_HERE, true, recompute);
-        double rest = 6e6; /* each array ends in a page of 2 MiB */
+        double rest = 12e6; /* each of the larger arrays ends in a page of 2 MiB */
         if (pass > 0 && fabs(grown - stated) > 0.03 * stated + rest)
             fail_msg("%.1f MB more, %.1f MB stated", grown / 1e6, stated / 1e6);
         zs_workspace_destroy(w);
