@@ -262,7 +262,8 @@ static double keep_largest(float *weights, int64_t vocab, int64_t count, double 
     enum { ROOM = 16384 };
     float chosen[ROOM + 2 * ZS_LANES];
     edge e;
-    for (float low = 0x1p-4f, high = INFINITY; low > 0x1p-25f; high = low, low *= 0x1p-4f) {
+    float low = 0x1p-4f, high = INFINITY;
+    for (int look = 0; look < 6; look++, high = low, low *= 0x1p-4f) { /* down to 2^-24 */
         range r = gather(weights, vocab, 1, low, high, ROOM, chosen);
         if (r.above_count + r.number < count && !(r.above_sum + r.sum >= mass)) continue;
         if (r.number <= ROOM)

@@ -327,8 +327,8 @@ void zs_model_destroy(zs_model *model) {
 }
 
 zs_matrix zs_model_matrix(const zs_model *model, int64_t offset) {
-    return model->params ? (zs_matrix){.f32 = model->params + offset}
-                         : (zs_matrix){.bf16 = model->params_bf16 + offset, .packed = model->packed};
+    if (model->params) return (zs_matrix){.f32 = model->params + offset};
+    return (zs_matrix){.bf16 = model->params_bf16 + offset, .packed = model->packed};
 }
 
 /* Layers have equal spans, so the layer of an offset is a division. */
