@@ -25,12 +25,11 @@ void zs_widen_bf16(int64_t count, const uint16_t *from, float *to); /* one threa
 /* Both for few rows, where a BLAS spends its time packing w: y [m, n] = beta y + x [m, k] w [n, k]^T with w
  * read once from memory, by code for the processor that the program runs on, whatever it was built for. A
  * row's bits do not depend on the other rows, their number or the threads, and bf16 weights give those of f32
- * weights of the same values. `work`: zs_gemm_rows_work floats for each of `threads`. */
-int64_t zs_gemm_rows_work(void);
+ * weights of the same values. */
 void zs_gemm_nt_rows(int64_t m, int64_t n, int64_t k, const float *x, const float *w, float beta, float *y,
-                     float *work, int threads);
+                     int threads);
 void zs_gemm_nt_rows_bf16(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,
-                          float *y, float *work, int threads);
+                          float *y, int threads);
 
 /* The packed layout of bf16 weights [n, k], for matrices that are only multiplied: panels of 16 rows, in
  * which a line of memory holds two k of all rows (src/kernels/packed.h). Packs in place; n % 16 rows at the

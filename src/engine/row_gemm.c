@@ -13,8 +13,8 @@ void zs_row_gemm(int64_t m, int64_t n, int64_t k, const float *x, zs_matrix w, f
         else
             zs_gemm_nt_bf16(m, n, k, x, w.bf16, beta, y, work, threads);
     } else if (w.f32) {
-        zs_gemm_nt_rows(m, n, k, x, w.f32, beta, y, work, threads);
+        zs_gemm_nt_rows(m, n, k, x, w.f32, beta, y, threads);
     } else {
-        zs_gemm_nt_rows_bf16(m, n, k, x, w.bf16, beta, y, work, threads);
+        zs_gemm_nt_rows_bf16(m, n, k, x, w.bf16, beta, y, threads);
     }
 }

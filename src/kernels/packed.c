@@ -99,7 +99,7 @@ static void few_rows(int64_t m, int64_t n, int64_t k, const float *x, const uint
                             w + j * ZS_PANEL * k, beta, y + j * ZS_PANEL);
     }
     if (end < n) /* as they were: by the kernel for rows, whose strips are 16 wide */
-        kernels->bf16(m, (int)(n - end), n, k, x, w + end * k, beta, y + end, tiles);
+        kernels->bf16(m, (int)(n - end), n, k, x, w + end * k, beta, y + end);
 }
 
 void zs_gemm_nt_packed(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,

@@ -3,7 +3,6 @@
 
 #include "zerosearch/kernels.h"
 
-#include <omp.h>
 #include <string.h>
 
 /* Best first, among those that may be chosen without being named. */
@@ -48,24 +47,18 @@ const char *zs_kernels_name(void) {
     return zs_kernels_chosen()->name;
 }
 
-int64_t zs_gemm_rows_work(void) {
-    return ZS_STRIP_WORK;
-}
-
 void zs_gemm_nt_rows(int64_t m, int64_t n, int64_t k, const float *x, const float *w, float beta, float *y,
-                     float *work, int threads) {
+                     int threads) {
     const zs_row_kernels *kernels = zs_kernels_chosen();
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n * k > 100000)
     for (int64_t j = 0; j < n; j += ZS_STRIP)
-        kernels->f32(m, (int)(n - j < ZS_STRIP ? n - j : ZS_STRIP), n, k, x, w + j * k, beta, y + j,
-                     work + omp_get_thread_num() * ZS_STRIP_WORK);
+        kernels->f32(m, (int)(n - j < ZS_STRIP ? n - j : ZS_STRIP), n, k, x, w + j * k, beta, y + j);
 }
 
 void zs_gemm_nt_rows_bf16(int64_t m, int64_t n, int64_t k, const float *x, const uint16_t *w, float beta,
-                          float *y, float *work, int threads) {
+                          float *y, int threads) {
     const zs_row_kernels *kernels = zs_kernels_chosen();
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n * k > 100000)
     for (int64_t j = 0; j < n; j += ZS_STRIP)
-        kernels->bf16(m, (int)(n - j < ZS_STRIP ? n - j : ZS_STRIP), n, k, x, w + j * k, beta, y + j,
-                      work + omp_get_thread_num() * ZS_STRIP_WORK);
+        kernels->bf16(m, (int)(n - j < ZS_STRIP ? n - j : ZS_STRIP), n, k, x, w + j * k, beta, y + j);
 }

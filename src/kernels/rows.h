@@ -9,13 +9,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A strip: y [m, count] (rows n apart) = beta y + x [m, k] w [count, k]^T, count <= ZS_STRIP. `work`:
- * ZS_STRIP_WORK floats. */
-enum { ZS_STRIP = 16, ZS_STRIP_WORK = 1 << 15 };
+/* A strip: y [m, count] (rows n apart) = beta y + x [m, k] w [count, k]^T, count <= ZS_STRIP.
+ */
+enum { ZS_STRIP = 16 };
 typedef void zs_strip_f32(int64_t m, int count, int64_t n, int64_t k, const float *x, const float *w,
-                          float beta, float *y, float *work);
+                          float beta, float *y);
 typedef void zs_strip_bf16(int64_t m, int count, int64_t n, int64_t k, const float *x, const uint16_t *w,
-                           float beta, float *y, float *work);
+                           float beta, float *y);
 
 /* A strip of packed weights (packed.h): y [m, 16 count] (rows n apart) = beta y + x w^T with `count` panels
  * of w; x lies in tiles of up to packed_rows rows. Every result is one chain of multiply-adds in the order of

@@ -226,13 +226,11 @@ static inline __attribute__((always_inline)) void strip(const bool bf16, int64_t
 }
 
 static void strip_f32(int64_t m, int count, int64_t n, int64_t k, const float *x, const float *w, float beta,
-                      float *y, float *work) {
-    (void)work;
+                      float *y) {
     strip(false, m, count, n, k, x, (const char *)w, beta, y);
 }
 
 static void strip_bf16(int64_t m, int count, int64_t n, int64_t k, const float *x, const uint16_t *w,
-                       float beta, float *y, float *work) {
-    (void)work;
+                       float beta, float *y) {
     strip(true, m, count, n, k, x, (const char *)w, beta, y);
 }

@@ -47,16 +47,14 @@ static void put(float beta, float total, float *y) {
 }
 
 static void strip_f32(int64_t m, int count, int64_t n, int64_t k, const float *x, const float *w, float beta,
-                      float *y, float *work) {
-    (void)work;
+                      float *y) {
     for (int64_t j = 0; j < count; j++)
         for (int64_t i = 0; i < m; i++)
             put(beta, dot(k, x + i * k, w + j * k), y + i * n + j);
 }
 
 static void strip_bf16(int64_t m, int count, int64_t n, int64_t k, const float *x, const uint16_t *w,
-                       float beta, float *y, float *work) {
-    (void)work;
+                       float beta, float *y) {
     for (int64_t j = 0; j < count; j++)
         for (int64_t i = 0; i < m; i++)
             put(beta, dot_bf16(k, x + i * k, w + j * k), y + i * n + j);
