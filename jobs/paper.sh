@@ -53,6 +53,7 @@ dr_grpo train base_2_m+simulator_m learn.algorithm=dr_grpo
 dapo train base_2_m+simulator_m learn.algorithm=dapo
 gspo train base_2_m+simulator_m learn.algorithm=gspo
 ppo train base_2_m+simulator_m learn.algorithm=ppo learn.value_learning_rate=1e-3
+random train base_2_m+simulator_m curriculum.kind=constant curriculum.start=0.5
 reversed train base_2_m+simulator_m curriculum.kind=reversed
 constant train base_2_m+simulator_m curriculum.kind=constant curriculum.start=0.1
 linear train base_2_m+simulator_m curriculum.kind=linear

@@ -59,3 +59,25 @@ check one_seed_has_no_spread grep -qF '| search agent by prompt, base | search |
 check the_rest_is_missing grep -qF '| PPO | ppo | missing | missing | missing | missing | missing | missing |' "$report"
 check findings_are_computed grep -qF 'zerosearch − search = +0.500 EM over 1 seed' "$report"
 check findings_without_numbers_are_open grep -qF 'Open: search_r1 missing.' "$report"
+
+# curves that are known: a reward that rises by 1/16 a step, and one that swings about 0.5
+"$python" - "$work/curves" <<'PYTHON'
+import json, os, sys
+for cell, reward in (("zerosearch", lambda step: step / 16), ("search_r1", lambda step: 0.25 + step % 2 / 2), ("search", None)):
+    for seed in (1, 2):
+        folder = f"{sys.argv[1]}/{cell}/seed-{seed}"
+        os.makedirs(folder)
+        names = ["qa_test", "qa_test_relations", "qa_test_hops", "qa_test_phrasing"]
+        json.dump({"sets": [{"name": name, "em": 0.125 if reward is None else 0.5} for name in names]}, open(f"{folder}/eval.json", "w"))
+        open(f"{folder}/done", "w").write("1\n")
+        if reward:
+            with open(f"{folder}/metrics.jsonl", "w") as out:
+                out.writelines(json.dumps({"step": step, "reward_mean": reward(step)}) + "\n" for step in range(1, 17))
+PYTHON
+"$python" "$root/analysis/paper.py" "$work/curves" 2>"$work/log"
+report=$work/curves/report.md
+check late_reward grep -qF 'The miniature agrees (zerosearch − search_r1 = +0.406 ± 0.000 late reward over 2 seeds).' "$report"
+check early_reward grep -qF 'The miniature agrees (search_r1 − zerosearch = +0.344 ± 0.000 early reward over 2 seeds).' "$report"
+check steadiness grep -qF 'The miniature agrees (zerosearch − search_r1 = +0.535 ± 0.000 steadiness over 2 seeds).' "$report"
+check equal_cells_settle_nothing grep -qF 'does not settle it: the difference is within the spread (zerosearch − search_r1 = +0.000 ± 0.000 EM' "$report"
+check gain_needs_both_starts grep -qF 'Appendix B: the base start gains more. Open: zerosearch_instruct missing.' "$report"
