@@ -174,75 +174,6 @@ static zs_status put_setting(const zs_key *key, value *v, const config_setting_t
     return status;
 }
 
-/* Names. */
-
-static int find_key(const char *name) {
-    for (int i = 0; i < zs_schema_count; i++)
-        if (strcmp(zs_schema[i].name, name) == 0) return i;
-    return -1;
-}
-
-static bool is_group(const char *name) {
-    size_t length = strlen(name);
-    for (int i = 0; i < zs_schema_count; i++)
-        if (strncmp(zs_schema[i].name, name, length) == 0 && zs_schema[i].name[length] == '.') return true;
-    return false;
-}
-
-/* Edits (insert, delete, change, swap of neighbours) that turn a into b; long names count as far away. */
-static int edit_distance(const char *a, const char *b) {
-    enum { LONGEST = 60 };
-    int n = (int)strlen(a), m = (int)strlen(b);
-    if (n > LONGEST || m > LONGEST) return INT_MAX;
-    int table[LONGEST + 1][LONGEST + 1];
-    for (int i = 0; i <= n; i++) {
-        for (int j = 0; j <= m; j++) {
-            if (i == 0 || j == 0) {
-                table[i][j] = i + j;
-                continue;
-            }
-            int best = table[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-            if (table[i - 1][j] + 1 < best) best = table[i - 1][j] + 1;
-            if (table[i][j - 1] + 1 < best) best = table[i][j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
-                table[i - 2][j - 2] + 1 < best)
-                best = table[i - 2][j - 2] + 1;
-            table[i][j] = best;
-        }
-    }
-    return table[n][m];
-}
-
-static const char *last_part(const char *name) {
-    const char *dot = strrchr(name, '.');
-    return dot ? dot + 1 : name;
-}
-
-/* The key that was probably meant: few edits away, or the same word in another group. NULL: none. */
-static const char *nearest_key(const char *name) {
-    const char *best = NULL;
-    int fewest = (int)strlen(name) / 4 + 1;
-    for (int i = 0; i < zs_schema_count; i++) {
-        int edits = edit_distance(name, zs_schema[i].name);
-        if (edits <= fewest && (!best || edits < fewest)) {
-            best = zs_schema[i].name;
-            fewest = edits;
-        }
-    }
-    for (int i = 0; !best && i < zs_schema_count; i++)
-        if (strcmp(last_part(name), last_part(zs_schema[i].name)) == 0) best = zs_schema[i].name;
-    return best;
-}
-
-static zs_status unknown_key(const char *name, const char *source, zs_error *err) {
-    const char *meant = nearest_key(name);
-    if (is_group(name))
-        return zs_fail(err, ZS_USAGE, "%s: '%s' is a group of keys; a value was given", source, name);
-    if (meant)
-        return zs_fail(err, ZS_USAGE, "%s: unknown key '%.200s' (did you mean '%s'?)", source, name, meant);
-    return zs_fail(err, ZS_USAGE, "%s: unknown key '%.200s'", source, name);
-}
-
 /* Reading. */
 
 static zs_status read_group(zs_config *config, const config_setting_t *group, const char *prefix,
@@ -253,15 +184,15 @@ static zs_status read_group(zs_config *config, const config_setting_t *group, co
         char name[300], source[PATH_MAX + 40];
         snprintf(name, sizeof name, "%s%s%s", prefix, prefix[0] ? "." : "", config_setting_name(setting));
         snprintf(source, sizeof source, "%s:%u", file ? file : path, config_setting_source_line(setting));
-        int index = find_key(name);
+        int index = zs_schema_find(name);
         zs_status status;
         if (index >= 0)
             status = put_setting(&zs_schema[index], &config->values[index], setting, source, err);
-        else if (config_setting_is_group(setting) && (is_group(name) || config_setting_length(setting) > 0) &&
-                 strlen(name) < 200)
+        else if (config_setting_is_group(setting) &&
+                 (zs_schema_is_group(name) || config_setting_length(setting) > 0) && strlen(name) < 200)
             status = read_group(config, setting, name, path, err);
         else
-            status = unknown_key(name, source, err);
+            status = zs_schema_unknown(name, source, err);
         if (status != ZS_OK) return status;
     }
     return ZS_OK;
@@ -354,8 +285,8 @@ zs_status zs_config_set(zs_config *config, const char *override, zs_error *err) 
     char name[300];
     snprintf(name, sizeof name, "%.*s", equals - override < 299 ? (int)(equals - override) : 299, override);
     const char *text = equals + 1;
-    int index = find_key(name);
-    if (index < 0) return unknown_key(name, "--set", err);
+    int index = zs_schema_find(name);
+    if (index < 0) return zs_schema_unknown(name, "--set", err);
     const zs_key *key = &zs_schema[index];
     value *v = &config->values[index];
     zs_status status;
@@ -396,7 +327,7 @@ zs_status zs_config_load(const char *path, const char *const *overrides, int num
 }
 
 void zs_config_set_default(zs_config *config, const char *key, const char *text) {
-    int index = find_key(key);
+    int index = zs_schema_find(key);
     ZS_ASSERT(index >= 0, "no key '%s' in the schema", key);
     if (config->values[index].source) return;
     char line[400];
@@ -411,7 +342,7 @@ void zs_config_set_default(zs_config *config, const char *key, const char *text)
 /* Asking. */
 
 static const value *ask(const zs_config *config, const char *name, int type) {
-    int index = find_key(name);
+    int index = zs_schema_find(name);
     ZS_ASSERT(index >= 0, "no key '%s' in the schema", name);
     ZS_ASSERT(type < 0 || (int)zs_schema[index].type == type, "key '%s' is asked for as another type", name);
     return &config->values[index];
@@ -505,7 +436,7 @@ void zs_config_dump(const zs_config *config, zs_string *out) {
     char group[64] = "";
     for (int i = 0; i < zs_schema_count; i++) {
         const zs_key *key = &zs_schema[i];
-        const char *name = last_part(key->name);
+        const char *name = zs_schema_last_part(key->name);
         size_t length = name == key->name ? 0 : (size_t)(name - key->name - 1);
         if (strlen(group) != length || strncmp(group, key->name, length) != 0) {
             zs_string_puts(out, group[0] ? "};\n\n" : "\n");

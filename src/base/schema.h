@@ -2,6 +2,10 @@
 #ifndef ZEROSEARCH_BASE_SCHEMA_H
 #define ZEROSEARCH_BASE_SCHEMA_H
 
+#include "zerosearch/error.h"
+
+#include <stdbool.h>
+
 typedef enum zs_key_type { ZS_KEY_INT, ZS_KEY_FLOAT, ZS_KEY_BOOL, ZS_KEY_STRING, ZS_KEY_STRINGS } zs_key_type;
 
 typedef struct zs_key {
@@ -16,5 +20,12 @@ typedef struct zs_key {
 
 extern const zs_key zs_schema[];
 extern const int zs_schema_count;
+
+int zs_schema_find(const char *name);              /* its place in zs_schema; -1: no such key */
+bool zs_schema_is_group(const char *name);         /* whether keys begin with "name." */
+const char *zs_schema_last_part(const char *name); /* behind the dot */
+/* Fails with ZS_USAGE: "SOURCE: unknown key 'NAME' (did you mean 'KEY'?)", or what else is wrong with the
+ * name. */
+zs_status zs_schema_unknown(const char *name, const char *source, zs_error *err);
 
 #endif
