@@ -132,9 +132,9 @@ static void test_bytes(void **state) {
  * parts of the whole. */
 static void test_quantize(void **state) {
     (void)state;
-    const int64_t ns[] = {1, 15, 16, 17, 48, 100}, ks[] = {1, 3, 4, 63, 64, 65, 128, 200, 896, 1100};
+    const int64_t ns[] = {1, 15, 16, 17, 48, 100, 130}, ks[] = {1, 3, 4, 63, 64, 65, 128, 200, 896, 1100};
     uint8_t *first = NULL;
-    for (int c = 0; c < 6 * 10; c++) {
+    for (int c = 0; c < 7 * 10; c++) {
         int64_t n = ns[c / 10], k = ks[c % 10];
         float *memory = random_floats(n * k + 1, c), *w = memory + 1, *row = ZS_NEW(float, k);
         if (c % 2) make_odd(n, k, w);
@@ -201,16 +201,17 @@ static void assert_twin(const char *name, const product *p, int threads) {
     zs_free(memory);
 }
 
-/* All sizes, all instruction sets; x and y at odd addresses; odd values in half of them. One twin serves all
- * numbers of rows, so that no row's bits depend on the others. */
+/* All sizes, all instruction sets (threads share the work from n k = 100000 on); x and y at odd addresses;
+ * odd values in half of them. One twin serves all numbers of rows, so that no row's bits depend on the
+ * others. */
 static void test_product(void **state) {
     (void)state;
     const int64_t ms[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 64, 65, 200};
-    const int64_t ns[] = {1, 15, 16, 17, 48, 100}, ks[] = {1, 3, 4, 63, 64, 65, 128, 200, 896};
+    const int64_t ns[] = {1, 15, 16, 17, 48, 100, 130}, ks[] = {1, 3, 4, 63, 64, 65, 128, 200, 896};
     const float betas[] = {0, 1, 0.5f};
     enum { M = 200, NUM_M = sizeof ms / sizeof *ms };
     float *work = ZS_NEW(float, THREADS *zs_gemm_bf16_work());
-    for (int c = 0; c < 6 * 9; c++) {
+    for (int c = 0; c < 7 * 9; c++) {
         int64_t n = ns[c / 9], k = ks[c % 9];
         float *x = random_floats(M * k + 1, 2), *w = random_floats(n * k, 3), *y0 = random_floats(M * n, 4);
         if (c % 2) make_odd(M, k, x + 1);
@@ -235,6 +236,27 @@ static void test_product(void **state) {
     }
     zs_free(work);
     assert_true(zs_kernels_use(NULL));
+}
+
+/* More threads than strips of panels: rows of x are shared out, too. */
+static void test_many_threads(void **state) {
+    (void)state;
+    enum { M = 50, N = 40, K = 2600, MOST = 17 };
+    float *work = ZS_NEW(float, MOST *zs_gemm_bf16_work());
+    float *x = random_floats(M * K, 2), *w = random_floats(N * K, 3), *y0 = random_floats(M * N, 4);
+    uint8_t *narrow = quantized(N, K, w, MOST);
+    twin x_twin = make_twin(M, K, BLOCK, x), w_twin = make_twin(N, K, K, w);
+    for (int threads = 2; threads <= MOST; threads += 3)
+        for (int64_t m = 1; m <= M; m += 7) {
+            product p = {m, N, K, 0.5f, x, y0, narrow, &x_twin, &w_twin, work};
+            assert_twin(zs_kernels_name(), &p, threads);
+        }
+    float *all[] = {x, w, y0, work};
+    for (int i = 0; i < 4; i++)
+        zs_free(all[i]);
+    zs_free(narrow);
+    free_twin(x_twin);
+    free_twin(w_twin);
 }
 
 /* Rows of x so long that one thread's room holds few of them, or not one. */
@@ -309,7 +331,8 @@ static void test_precision(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),     cmocka_unit_test(test_quantize),  cmocka_unit_test(test_product),
+        cmocka_unit_test(test_bytes),     cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_product),   cmocka_unit_test(test_many_threads),
         cmocka_unit_test(test_long_rows), cmocka_unit_test(test_precision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -113,13 +113,20 @@ static void lay_out(const zs_int8_kernels *kernels, int64_t nx, int64_t i, int64
     *to = scale_bits;
 }
 
-/* Rows of x that have room in `tiles` together. */
+/* Rows of x that have room in `tiles` together. A turn is a strip of panels with all tiles of x, or where
+ * there are more threads than strips, with some of them; each tile's turn fetches its share of the next
+ * strip. */
 static void multiply_rows(int64_t m, int64_t n, int64_t k, const float *x, const uint8_t *w, float beta,
                           float *y, int32_t *tiles, int threads) {
     const zs_int8_kernels *kernels = &zs_kernels_chosen()->int8;
     int64_t blocks = zs_int8_width(k) / ZS_INT8_BLOCK, row = blocks * zs_int8_x_words(kernels->words);
-    int64_t count = zs_packed_tiles(m, kernels->rows), strip = m / count > 5 ? 2 : STRIP_PANELS;
-    int64_t panel = zs_int8_panel_bytes(k);
+    int64_t panel = zs_int8_panel_bytes(k), panels = (n + ZS_PANEL - 1) / ZS_PANEL;
+    int64_t count = zs_packed_tiles(m, kernels->rows);
+    int64_t strip = panels <= threads                                      ? 1
+                    : m / count > 5 || panels < 2 * STRIP_PANELS * threads ? 2
+                                                                           : STRIP_PANELS;
+    int64_t strips = (panels + strip - 1) / strip, parts = strips < threads ? threads / strips : 1;
+    parts = parts < count ? parts : count;
 #pragma omp parallel num_threads(threads) if (threads > 1 && n * k > 100000)
     {
 #pragma omp for schedule(static)
@@ -130,13 +137,15 @@ static void multiply_rows(int64_t m, int64_t n, int64_t k, const float *x, const
                 lay_out(kernels, nx, i, k, c % blocks, x + (begin + i) * k, tiles + begin * row);
         }
 #pragma omp for schedule(static)
-        for (int64_t j = 0; j < n; j += strip * ZS_PANEL) {
-            int columns = (int)(n - j < strip * ZS_PANEL ? n - j : strip * ZS_PANEL);
-            for (int64_t t = 0; t < count; t++) {
+        for (int64_t c = 0; c < strips * parts; c++) {
+            int64_t j = c / parts * strip, first = zs_packed_tile_begin(count, parts, c % parts);
+            int64_t last = zs_packed_tile_begin(count, parts, c % parts + 1), columns = n - j * ZS_PANEL;
+            columns = columns < strip * ZS_PANEL ? columns : strip * ZS_PANEL;
+            for (int64_t t = first; t < last; t++) {
                 int64_t begin = zs_packed_tile_begin(m, count, t);
-                zs_int8_sizes sizes = {n, blocks, panel, beta, t, count, strip * panel};
-                kernels->tile((int)(zs_packed_tile_begin(m, count, t + 1) - begin), columns, &sizes,
-                              tiles + begin * row, w + j / ZS_PANEL * panel, y + begin * n + j);
+                zs_int8_sizes sizes = {n, blocks, panel, beta, t - first, last - first, strip * panel};
+                kernels->tile((int)(zs_packed_tile_begin(m, count, t + 1) - begin), (int)columns, &sizes,
+                              tiles + begin * row, w + j * panel, y + begin * n + j * ZS_PANEL);
             }
         }
     }

@@ -152,7 +152,7 @@ static inline __attribute__((always_inline)) void int8_tile(const int nx, const 
                                                             const zs_int8_sizes *sizes, const int32_t *x_tile,
                                                             const uint8_t *w, float *y) {
     const int64_t panel = sizes->panel, n = sizes->n;
-    lanes sum[4 * INT8_ROWS * PARTS];
+    lanes sum[4 * INT8_ROWS * PARTS] __attribute__((aligned(64)));
 #pragma GCC unroll 64
     for (int i = 0; i < nx * panels * PARTS; i++)
         sum[i] = (lanes){0};
