@@ -67,8 +67,10 @@ $(BUILD)/libzerosearch.a: $(OBJECTS)
 
 # Kernels that are chosen at run time are built for their processor, not for this one: the last -march counts.
 ifneq ($(filter x86_64%,$(MULTIARCH)),)
-$(BUILD)/kernels/rows_avx512bf16.o: KERNEL_FLAGS := -march=x86-64-v4 -mavx512bf16
+$(BUILD)/kernels/rows_avx512bf16.o: KERNEL_FLAGS := -march=x86-64-v4 -mavx512bf16 -mavx512vnni
+$(BUILD)/kernels/rows_avx512vnni.o: KERNEL_FLAGS := -march=x86-64-v4 -mavx512vnni
 $(BUILD)/kernels/rows_avx512.o: KERNEL_FLAGS := -march=x86-64-v4
+$(BUILD)/kernels/rows_avxvnni.o: KERNEL_FLAGS := -march=x86-64-v3 -mavxvnni
 $(BUILD)/kernels/rows_avx2.o: KERNEL_FLAGS := -march=x86-64-v3
 $(BUILD)/kernels/rows_plain.o: KERNEL_FLAGS := -march=x86-64
 endif

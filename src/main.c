@@ -209,11 +209,11 @@ static void say_start(const zs_command *command, const zs_comm *comm) {
 static zs_status choose_kernels(zs_error *err) {
     const char *wish = getenv("ZS_KERNELS");
     if (!wish || !*wish || zs_kernels_use(wish)) return ZS_OK;
-    return zs_fail(
-        err, ZS_USAGE,
-        "ZS_KERNELS is %.40s; expected avx512bf16, avx512, avx2 or plain, as far as this processor has them "
-        "(here %s is the best)",
-        wish, zs_kernels_name());
+    return zs_fail(err, ZS_USAGE,
+                   "ZS_KERNELS is %.40s; expected avx512bf16, avx512vnni, avx512, avxvnni, avx2 or plain, as "
+                   "far as this processor has them "
+                   "(here %s is the best)",
+                   wish, zs_kernels_name());
 }
 
 static zs_status run_command(const command_line *line, zs_comm *comm, zs_error *err) {

@@ -48,10 +48,29 @@ void zs_gemm_nt_packed(int64_t m, int64_t n, int64_t k, const float *x, const ui
 void zs_gemm_nt_packed_blas(int64_t m, int64_t n, int64_t k, const float *a, const uint16_t *b, float beta,
                             float *y, float *work, int threads);
 
-/* The instruction set of the kernels above: avx512, avx2 or plain; the best that the processor has unless
- * zs_kernels_use chose another. avx512bf16, never chosen unless it is named, rounds x to bf16 in products
- * with packed weights. False: there is none of that name, or not on this processor (NULL: the best). Not to
- * be called while kernels run. */
+/* int8 weights [n, k] with a scale for each row, for matrices that are only multiplied: panels of 16 rows,
+ * each whole in itself, so that any run of panels is a matrix (src/kernels/int8.h). zs_int8_bytes: of the
+ * matrix, a multiple of 64, 64-byte alignment wanted; n is rounded up to 16 rows, k to 64. Row o is kept as
+ * q = round(w / scale), |q| <= 127, scale = max |w| / 127; a row with NaN or infinity as scale NaN and q = 0,
+ * one whose scale would be under the least normal number as zeros. A run of panels quantised alone is the
+ * same part of the whole; the same bits on every instruction set. */
+int64_t zs_int8_bytes(int64_t n, int64_t k);
+void zs_quantize_int8(int64_t n, int64_t k, const float *w, uint8_t *to, int threads);
+/* Row `index` in f32, out [k]; of a row with NaN or infinity all NaN. */
+void zs_int8_row(int64_t k, const uint8_t *w, int64_t index, float *out);
+/* y [m, n] = beta y + x [m, k] w [n, k]^T. x is quantised, too, each row by blocks of 64 k as rows of w are:
+ * within a block the sum is of integers, and exact; blocks follow in order by fused multiply-adds of the
+ * block's scale and sum; the scale of w multiplies the end. So a row's bits depend neither on the other rows
+ * nor on the threads nor on the instruction set. NaN or infinity in x makes its row of y NaN. `work`:
+ * zs_gemm_bf16_work floats for each of `threads`. */
+void zs_gemm_nt_int8(int64_t m, int64_t n, int64_t k, const float *x, const uint8_t *w, float beta, float *y,
+                     float *work, int threads);
+
+/* The instruction set of the kernels above: avx512vnni, avx512, avxvnni, avx2 or plain (those with vnni
+ * differ in products with int8 weights alone, and there in speed alone); the best that the processor has
+ * unless zs_kernels_use chose another. avx512bf16, never chosen unless it is named, rounds x to bf16 in
+ * products with packed weights. False: there is none of that name, or not on this processor (NULL: the best).
+ * Not to be called while kernels run. */
 const char *zs_kernels_name(void);
 bool zs_kernels_use(const char *name);
 

@@ -129,9 +129,9 @@ static zs_status read_dtypes(zs_bench *bench, const char *name, zs_error *err) {
     bool both = strcmp(name, "both") == 0;
     bench->dtype = ZS_DTYPE_OTHER;
     if (!both && !zs_keep_named(name, &bench->dtype))
-        return zs_fail(err, ZS_USAGE, "--dtype %s: auto, f32, bf16 or both is expected", name);
-    if (bench->dtype != ZS_BF16) bench->dtypes[bench->num_dtypes++] = ZS_F32;
-    if (bench->dtype == ZS_BF16 || both) bench->dtypes[bench->num_dtypes++] = ZS_BF16;
+        return zs_fail(err, ZS_USAGE, "--dtype %s: auto, f32, bf16, int8 or both is expected", name);
+    bench->dtypes[bench->num_dtypes++] = bench->dtype == ZS_DTYPE_OTHER ? ZS_F32 : bench->dtype;
+    if (both) bench->dtypes[bench->num_dtypes++] = ZS_BF16;
     return ZS_OK;
 }
 

@@ -61,31 +61,37 @@ static zs_model *random_model(const zs_bench *bench, zs_dtype dtype) {
 /* Gemm: each product of a layer, at the row counts of a training batch and of the decode batches. Weights
  * come from memory, as in a model: calls go through a pool that no cache holds. */
 
-typedef struct gemm_pool { /* of weights, and work memory of a bf16 product */
+typedef struct gemm_pool { /* of weights, and work memory of a bf16 or int8 product */
     zs_dtype dtype;
-    int64_t count;
-    char *weights; /* [count] */
-    float *widened;
+    int64_t bytes;
+    char *weights; /* [bytes]; zeros are as fast as any numbers */
+    float *work;
     int threads;
 } gemm_pool;
 
 typedef struct gemm_work {
     const gemm_pool *pool;
-    int64_t m, n, k, begin; /* begin: where in the pool the next weights are */
+    int64_t m, n, k, bytes, begin; /* bytes: of the weights; begin: where in the pool the next are */
     float *a, *c;
     int repeats;
 } gemm_work;
+
+static int64_t matrix_size(zs_dtype dtype, int64_t n, int64_t k) {
+    return dtype == ZS_INT8 ? zs_int8_bytes(n, k) : n * k * zs_dtype_size(dtype);
+}
 
 static void one_gemm(void *context) {
     gemm_work *w = context;
     const gemm_pool *pool = w->pool;
     for (int i = 0; i < w->repeats; i++) {
-        if (w->begin + w->n * w->k > pool->count) w->begin = 0;
-        const char *b = pool->weights + w->begin * zs_dtype_size(pool->dtype);
-        w->begin += w->n * w->k;
+        if (w->begin + w->bytes > pool->bytes) w->begin = 0;
+        const char *b = pool->weights + w->begin;
+        w->begin += w->bytes;
         if (pool->dtype == ZS_BF16)
-            zs_gemm_nt_packed(w->m, w->n, w->k, w->a, (const uint16_t *)b, 0, w->c, pool->widened,
+            zs_gemm_nt_packed(w->m, w->n, w->k, w->a, (const uint16_t *)b, 0, w->c, pool->work,
                               pool->threads);
+        else if (pool->dtype == ZS_INT8)
+            zs_gemm_nt_int8(w->m, w->n, w->k, w->a, (const uint8_t *)b, 0, w->c, pool->work, pool->threads);
         else
             zs_gemm_nt(w->m, w->n, w->k, w->a, (const float *)b, 0, w->c);
     }
@@ -94,12 +100,15 @@ static void one_gemm(void *context) {
 static void gemm_row(const zs_bench *bench, const gemm_pool *pool, const char *what, int64_t m, int64_t n,
                      int64_t k) {
     double flops = 2.0 * (double)m * (double)n * (double)k;
-    double bytes = (double)(n * k * zs_dtype_size(pool->dtype));
     gemm_work w = {.pool = pool, .m = m, .n = n, .k = k, .repeats = 1 + (int)(3e7 / flops)};
+    w.bytes = matrix_size(pool->dtype, n, k);
     zs_memory_reset_peak();
     w.a = ZS_NEW(float, m *k);
     w.c = ZS_NEW(float, m *n);
+    for (int64_t i = 0; i < m * k; i++) /* a block of zeros would be quantised at once */
+        w.a[i] = (float)(i % 61 - 30);
     double seconds = zs_bench_time(one_gemm, &w, 3, 9, 0.2).wall / w.repeats;
+    double bytes = (double)w.bytes;
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(pool->dtype)},
                                {"rows", (double)m},
                                {"out", (double)n},
@@ -113,33 +122,43 @@ static void gemm_row(const zs_bench *bench, const gemm_pool *pool, const char *w
     zs_free(w.c);
 }
 
-static void gemm_rows(const zs_bench *bench, const gemm_pool *pool, int64_t rows) {
-    const zs_model_config *c = &bench->config;
+typedef struct gemm_shape {
+    const char *name;
+    int64_t n, k;
+} gemm_shape;
+enum { NUM_SHAPES = 5 };
+
+static void gemm_shapes(const zs_model_config *c, gemm_shape out[NUM_SHAPES]) {
     int64_t heads = c->num_attention_heads * c->head_dim, kv_heads = c->num_key_value_heads * c->head_dim;
-    gemm_row(bench, pool, "gemm_qkv", rows, heads + 2 * kv_heads, c->hidden_size);
-    gemm_row(bench, pool, "gemm_o", rows, c->hidden_size, heads);
-    gemm_row(bench, pool, "gemm_up", rows, 2 * c->intermediate_size, c->hidden_size);
-    gemm_row(bench, pool, "gemm_down", rows, c->hidden_size, c->intermediate_size);
-    gemm_row(bench, pool, "gemm_head", rows, c->vocab_size, c->hidden_size);
+    out[0] = (gemm_shape){"gemm_qkv", heads + 2 * kv_heads, c->hidden_size};
+    out[1] = (gemm_shape){"gemm_o", c->hidden_size, heads};
+    out[2] = (gemm_shape){"gemm_up", 2 * c->intermediate_size, c->hidden_size};
+    out[3] = (gemm_shape){"gemm_down", c->hidden_size, c->intermediate_size};
+    out[4] = (gemm_shape){"gemm_head", c->vocab_size, c->hidden_size};
+}
+
+static void gemm_dtype(const zs_bench *bench, zs_dtype dtype) {
+    gemm_shape shapes[NUM_SHAPES];
+    gemm_shapes(&bench->config, shapes);
+    gemm_pool pool = {.dtype = dtype, .threads = bench->threads, .bytes = 2 * zs_machine_cache(3)};
+    for (int s = 0; s < NUM_SHAPES; s++) {
+        int64_t bytes = matrix_size(dtype, shapes[s].n, shapes[s].k);
+        if (pool.bytes < bytes) pool.bytes = bytes;
+    }
+    pool.weights = zs_alloc(pool.bytes, 1);
+    pool.work = ZS_NEW(float, dtype == ZS_F32 ? 0 : zs_gemm_bf16_work() * pool.threads);
+    for (int i = -1; i < bench->num_batches; i++)
+        for (int s = 0; s < NUM_SHAPES; s++)
+            gemm_row(bench, &pool, shapes[s].name, i < 0 ? bench->seq : bench->batches[i], shapes[s].n,
+                     shapes[s].k);
+    zs_free(pool.weights);
+    zs_free(pool.work);
 }
 
 zs_status zs_bench_gemm(zs_bench *bench, zs_error *err) {
     (void)err;
-    const zs_model_config *c = &bench->config;
-    zs_model *layout = zs_model_layout(c);
-    for (int d = 0; d < bench->num_dtypes; d++) {
-        gemm_pool pool = {.dtype = bench->dtypes[d], .threads = bench->threads};
-        pool.count = 2 * zs_machine_cache(3) / zs_dtype_size(pool.dtype);
-        if (pool.count < layout->num_params) pool.count = layout->num_params; /* any matrix is smaller */
-        pool.weights = zs_alloc(pool.count, (size_t)zs_dtype_size(pool.dtype));
-        pool.widened = ZS_NEW(float, pool.dtype == ZS_BF16 ? zs_gemm_bf16_work() * pool.threads : 0);
-        gemm_rows(bench, &pool, bench->seq);
-        for (int i = 0; i < bench->num_batches; i++)
-            gemm_rows(bench, &pool, bench->batches[i]);
-        zs_free(pool.weights);
-        zs_free(pool.widened);
-    }
-    zs_model_destroy(layout);
+    for (int d = 0; d < bench->num_dtypes; d++)
+        gemm_dtype(bench, bench->dtypes[d]);
     return ZS_OK;
 }
 

@@ -4,20 +4,35 @@
 #include "zerosearch/kernels.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 /* Best first, among those that may be chosen without being named. */
-static const zs_row_kernels *const known[] = {&zs_rows_avx512bf16, &zs_rows_avx512, &zs_rows_avx2,
-                                              &zs_rows_vector, &zs_rows_plain};
+static const zs_row_kernels *const known[] = {&zs_rows_avx512bf16, &zs_rows_avx512vnni, &zs_rows_avx512,
+                                              &zs_rows_avxvnni,    &zs_rows_avx2,       &zs_rows_vector,
+                                              &zs_rows_plain};
 enum { NUM_KNOWN = sizeof known / sizeof *known };
 
 static const zs_row_kernels *chosen; /* by the first call, or by zs_kernels_use */
+
+#if defined(__x86_64__)
+/* By its bit: the compiler's own question for it came later than its code. */
+static bool has_avxvnni(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
 
 static bool runs_here(const zs_row_kernels *kernels) {
     if (!kernels->f32) return false;
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (kernels == &zs_rows_avx512bf16)
-        return __builtin_cpu_supports("avx512bf16") && runs_here(&zs_rows_avx512);
+        return __builtin_cpu_supports("avx512bf16") && runs_here(&zs_rows_avx512vnni);
+    if (kernels == &zs_rows_avx512vnni)
+        return __builtin_cpu_supports("avx512vnni") && runs_here(&zs_rows_avx512);
+    if (kernels == &zs_rows_avxvnni) return has_avxvnni() && runs_here(&zs_rows_avx2);
     if (kernels == &zs_rows_avx512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&

@@ -7,10 +7,11 @@
 #define PAIRS
 #include "rows_body.h"
 
+#include "int8_body.h"
 #include "packed_body.h"
 const zs_row_kernels zs_rows_avx512bf16 = {"avx512bf16", strip_f32, strip_bf16, strip_packed,
-                                           TILE_ROWS,    MOST_ROWS, true};
+                                           TILE_ROWS,    MOST_ROWS, true,       INT8_KERNELS};
 #else
 #include "rows.h"
-const zs_row_kernels zs_rows_avx512bf16 = {"avx512bf16", 0, 0, 0, 0, 0, true};
+const zs_row_kernels zs_rows_avx512bf16 = {.name = "avx512bf16", .rounds = true};
 #endif

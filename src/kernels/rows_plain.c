@@ -1,7 +1,9 @@
 /* Strip kernels in plain C: the twin of the others. */
+#include "int8.h"
 #include "packed.h"
 #include "rows.h"
 
+#include <math.h>
 #include <string.h>
 
 static float widen(uint16_t half) {
@@ -96,5 +98,54 @@ static void strip_packed(int64_t m, int count, int64_t n, int64_t k, const float
         }
 }
 
-const zs_row_kernels zs_rows_plain = {"plain",   strip_f32, strip_bf16, strip_packed,
-                                      TILE_ROWS, MOST_ROWS, false};
+/* One row of x with one panel of int8 weights; `columns` of its rows are there. */
+static void int8_row(int nx, int columns, const zs_int8_sizes *sizes, const int32_t *x, const uint8_t *w,
+                     float *y) {
+    float sum[ZS_PANEL] = {0}, scales[ZS_PANEL], x_scale;
+    for (int64_t b = 0; b < sizes->blocks; b++) {
+        int32_t acc[ZS_PANEL];
+        for (int o = 0; o < ZS_PANEL; o++)
+            acc[o] = *x;
+        x += nx;
+        for (int step = 0; step < ZS_INT8_BLOCK / 4; step++, x += nx, w += 4 * ZS_PANEL) {
+            int8_t four[4];
+            memcpy(four, x, sizeof four);
+            for (int o = 0; o < ZS_PANEL; o++)
+                for (int byte = 0; byte < 4; byte++)
+                    acc[o] += w[4 * o + byte] * four[byte];
+        }
+        memcpy(&x_scale, x, sizeof x_scale);
+        x += nx;
+        for (int o = 0; o < ZS_PANEL; o++)
+            sum[o] = fmaf(x_scale, (float)acc[o], sum[o]);
+    }
+    memcpy(scales, w, sizeof scales);
+    for (int o = 0; o < columns && o < ZS_PANEL; o++)
+        y[o] = sizes->beta == 0 ? scales[o] * sum[o] : fmaf(sizes->beta, y[o], scales[o] * sum[o]);
+}
+
+static void tile_int8(int rows, int columns, const zs_int8_sizes *sizes, const int32_t *x_tile,
+                      const uint8_t *w, float *y) {
+    for (int j = 0; j < columns; j += ZS_PANEL, w += sizes->panel)
+        for (int i = 0; i < rows; i++)
+            int8_row(rows, columns - j, sizes, x_tile + i, w, y + i * sizes->n + j);
+}
+
+static uint32_t largest_bits(int64_t count, const float *x) {
+    uint32_t most = 0, bits;
+    for (int64_t i = 0; i < count; i++) {
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7fffffffu;
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
+static void round_block(const float *x, float inverse, int8_t *to) {
+    for (int i = 0; i < ZS_INT8_BLOCK; i++)
+        to[i] = (int8_t)rintf(x[i] * inverse);
+}
+
+const zs_row_kernels zs_rows_plain = {
+    "plain",   strip_f32, strip_bf16, strip_packed,
+    TILE_ROWS, MOST_ROWS, false,      {tile_int8, largest_bits, round_block, TILE_ROWS, 1}};

@@ -21,7 +21,10 @@ zs_read zs_read_named(const char *name) {
 }
 
 bool zs_keep_named(const char *name, zs_dtype *dtype) {
-    *dtype = !strcmp(name, "f32") ? ZS_F32 : !strcmp(name, "bf16") ? ZS_BF16 : ZS_DTYPE_OTHER;
+    *dtype = !strcmp(name, "f32")    ? ZS_F32
+             : !strcmp(name, "bf16") ? ZS_BF16
+             : !strcmp(name, "int8") ? ZS_INT8
+                                     : ZS_DTYPE_OTHER;
     return *dtype != ZS_DTYPE_OTHER || !strcmp(name, "auto");
 }
 
