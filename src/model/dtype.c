@@ -58,13 +58,15 @@ int64_t zs_dtype_size(zs_dtype dtype) {
         return 4;
     case ZS_I64:
         return 8;
+    case ZS_INT8:
+        return 1;
     default:
         return 0;
     }
 }
 
 const char *zs_dtype_name(zs_dtype dtype) {
-    static const char *const names[] = {"F32", "BF16", "F16", "I32", "I64", "OTHER"};
+    static const char *const names[] = {"F32", "BF16", "F16", "I32", "I64", "INT8", "OTHER"};
     return names[dtype];
 }
 
