@@ -253,13 +253,10 @@ const zs_command zs_command_bench = {
     "named), with --model DIR: a model folder onto all ranks, with the memory and the reading that each\n"
     "of them spends; search on all ranks: a corpus of --passages, generated in --folder (0.6 GB for each\n"
     "million, its index 1.2 GB), is indexed and asked for planted passages. drift: text is sampled from\n"
-    "the f32 model and scored with f32 and with bf16 (or --dtype int8) weights; with --cache-dtype bf16 it "
-    "is\n"
-    "then drawn over such a cache, by f32 and by those weights, and scored by the f32 model: mean and "
-    "largest\n"
-    "difference\n"
-    "of a token's log-probability, KL(drawn from || other) in nats a token, and by what part the\n"
-    "perplexity grows.",
+    "the f32 model and scored with f32 and with bf16 (--dtype int8: int8) weights; with --cache-dtype bf16\n"
+    "it is then drawn over such a cache, by f32 and by those weights, and scored by the f32 model: mean and\n"
+    "largest difference of a token's log-probability, KL(drawn from || other) in nats a token, and by what\n"
+    "part the perplexity grows.",
     options,
     run,
     false};

@@ -263,10 +263,13 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
 }
 
 const zs_command zs_command_logprobs = {
-    "logprobs", "log-probabilities and entropies of given tokens, with logits and gradients on wish",
+    "logprobs",
+    "log-probabilities and entropies of given tokens, with logits and gradients on wish",
     "JSON lines on stdin: {\"ids\":[...],\"loss_mask\":[...]}; loss_mask (1: the token counts in the loss)\n"
     "may be left out: then every token but the first counts.\n"
     "A line out for each line in: {\"logprobs\":[...],\"entropy\":[...]}.\n"
     "logprobs[t] is log p(ids[t] | tokens before it), 0 at t = 0; entropy[t] is of the distribution after\n"
     "token t, in nats.",
-    options, run, true};
+    options,
+    run,
+    true};
