@@ -75,6 +75,28 @@ assert 4 * parameters < train[0] < train[1], train  # parameters, gradients and 
 prefill = [row["peak_mib"] for row in rows if row["bench"] == "prefill"]
 assert parameters < prefill[0] and prefill[1] < prefill[0] < max(row.get("peak_mib", 0) for row in rows), prefill'
 
+check int8_runs exits 0 "$ZS" bench prefill,decode,drift --shape tiny --batch 1,3 --prompt 20 --new 6 --tokens 90 \
+    --dtype int8 --json --markdown "$work/int8.md"
+cp "$work/out" "$work/rows"
+check int8_on_two_ranks exits 0 $ZS_MPIRUN -n 2 "$ZS" bench broadcast --shape tiny --dtype int8 --json
+cat "$work/out" >>"$work/rows"
+# The tiny shape: 2 layers of hidden 32 (64 with padding), 64 rows of q, k, v, intermediate 96 (128), vocabulary 512; 4 bytes of
+# scale a row. A step reads the matrices, and keys and values of 2 layers, 2 heads of 8.
+check int8_is_told_and_counted judge '
+assert all(row["weight_bytes"] == 1 for row in rows if row["bench"] != "machine")
+assert {part: parts.count(part) for part in set(parts) - {"machine"}} == {"prefill": 1, "decode": 2, "drift": 1, "broadcast": 1}
+matrices = 2 * ((64 + 32 + 192) * 68 + 32 * 132) + 512 * 68
+for row in rows:
+    if row["bench"] == "decode":
+        keys = row["batch"] * (20 + row["new"] / 2)
+        want = matrices + 2 * 4 * keys * 2 * 2 * 8
+        assert abs(row["gb_per_s"] * row["ms_per_step"] * 1e6 / want - 1) < 1e-4, (row, want)
+    if row["bench"] == "broadcast":
+        assert abs(row["megabytes"] * 1e6 - (matrices + 4 * 5 * 32)) < 64, row
+    if row["bench"] == "drift":
+        assert row["tokens"] == 89 and 0 < row["mean_abs"] < row["max_abs"] < 0.1 and 0 < row["kl"] < 1e-3, row'
+check int8_stands_in_the_table grep -q '| decode | tiny.*| int8 |' "$work/int8.md"
+
 # The table, by the script of `make bench`.
 table=$work/folder/bench.md
 check all_parts_make_one_table env BENCH_SHAPE=tiny BENCH_LAYERS=1 bash -c '

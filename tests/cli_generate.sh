@@ -134,7 +134,12 @@ check "without a chat format the text goes on" [ "$(opened none)" = "3 0" ]
 
 generate --max-tokens 30 --temperature 0 --dtype bf16
 check "bf16 weights" [ $? -eq 0 -a "$(wc -c <"$T/out")" -gt 10 ]
-check "an unknown precision" refused 2 "f64" --dtype f64
+generate --max-tokens 30 --temperature 0 --dtype int8
+check "int8 weights" [ $? -eq 0 -a "$(wc -c <"$T/out")" -gt 10 ]
+cp "$T/out" "$T/int8"
+generate --max-tokens 30 --temperature 0 --dtype int8
+check "int8 weights again" cmp "$T/out" "$T/int8"
+check "an unknown precision" refused 2 "f64: f32, bf16 or int8 is expected" --dtype f64
 check "an empty prompt" refused 2 "empty" --prompt ""
 check "an empty stop text" refused 2 "--stop" --stop ""
 check "a prompt and a file" refused 2 "prompt-file" --prompt-file x

@@ -66,7 +66,24 @@ costs bf16_once_on_4_ranks "$(times 0.5)"
 load 2 --model "$work/bf16" --dtype f32
 costs bf16_widened_once_on_2_ranks "$size"
 
+# int8: demo has 4 layers of 128 (336), 4 heads of 32, biases, tied: a row of a matrix takes its columns, rounded up to 64 (336: to
+# 384), and 4 bytes; vectors are f32
+rows=$((150000 + 4 * (3 * 128 + 128 + 2 * 336)))
+int8=$((rows * (128 + 4) + 4 * 128 * (384 + 4) + 4 * (4 * (2 * 128 + 3 * 128) + 128)))
+gib8=$(awk -v b=$int8 'BEGIN {print b / 2 ^ 30}')
+for folder in model bf16; do
+    for n in 1 4; do
+        check "int8_on_${n}_ranks_of_$folder" load $n --model "$work/$folder" --dtype int8
+        check "int8_size_on_${n}_ranks_of_$folder" about model_gib "$gib8"
+        costs "int8_once_on_${n}_ranks_of_$folder" "$gib8"
+    done
+done
 export ZS_TEST_NODES=2
+for read in all node root; do
+    check "int8_two_nodes_read_$read" load 4 --model "$work/bf16" --dtype int8 --read $read
+    costs "int8_two_copies_on_two_nodes_read_$read" "$(awk -v a="$gib8" 'BEGIN {print 2 * a}')"
+    check "int8_two_nodes_bytes_read_$read" about read_gib "$(times "$([ $read = root ] && echo 0.5 || echo 1)")"
+done
 for read in all node root; do
     check "two_nodes_read_$read" load 4 --model "$work/model" --read $read
     costs "two_copies_on_two_nodes_read_$read" "$(times 2)"

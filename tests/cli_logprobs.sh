@@ -43,6 +43,13 @@ a, b = (json.load(open(p))["logprobs"] for p in sys.argv[1:])
 assert len(a) == len(b) == 3 and a != b and all(abs(x - y) < 0.05 for x, y in zip(a, b)), (a, b)' "$T/f32" "$T/bf16"
 printf '%s\n' '{"ids":[5,9,17]}' | run --dtype bf16 --grads "$T/none.safetensors"
 check "gradients of bf16 weights are refused" [ $? -eq 2 -a ! -e "$T/none.safetensors" ]
+printf '%s\n' '{"ids":[5,9,17]}' | run --dtype int8 && cp "$T/out" "$T/int8"
+check "weights in int8" python3 -c '
+import json, sys
+a, b = (json.load(open(p))["logprobs"] for p in sys.argv[1:])
+assert len(a) == len(b) == 3 and a != b and all(abs(x - y) < 0.05 for x, y in zip(a, b)), (a, b)' "$T/f32" "$T/int8"
+printf '%s\n' '{"ids":[5,9,17]}' | run --dtype int8 --grads "$T/none.safetensors"
+check "gradients of int8 weights are refused" [ $? -eq 2 -a ! -e "$T/none.safetensors" ]
 printf '%s\n' '{"ids":[5,9,17]}' | run --dtype f64
 check "an unknown precision" [ $? -eq 2 -a "$(grep -c '^error.*f64' "$T/err")" -eq 1 ]
 

@@ -187,7 +187,7 @@ static void learner_weights_its_update(void **state) {
         /* A second epoch: r is against the policy before the first, the weights are what they were. */
         double next = expected_loss(one, &e, old, caps[i], coefficient);
         double next_norm = gradient_norm(one, &e, coefficient);
-        zs_update_report both = update(two, &e, "bf16", caps[i], 2, 1);
+        zs_update_report both = update(two, &e, "int8", caps[i], 2, 1); /* corrected as bf16 is */
         assert_float_equal(both.loss, (loss + next) / 2, 1e-5);
         assert_float_equal(both.grad_norm, next_norm, 1e-2 * next_norm);
         assert_float_equal(both.importance_weight, report.importance_weight, 1e-6);

@@ -69,11 +69,23 @@ static int remove_folders(void **state) {
     return comm.world.rank == 0 && system(command) != 0;
 }
 
+/* What zs_model_narrow makes of all of them at once. */
+static void check_int8(const zs_model *model) {
+    zs_model *wide = zs_model_create(&model->config);
+    zs_model *narrow = zs_model_create_narrow(&model->config, ZS_INT8);
+    for (int64_t i = 0; i < num_params; i++)
+        wide->params[i] = expected_weight(i);
+    zs_model_narrow(wide, narrow);
+    assert_memory_equal(model->int8, narrow->int8, (size_t)zs_model_bytes(narrow, ZS_INT8));
+    zs_model_destroy(wide);
+    zs_model_destroy(narrow);
+}
+
 static void check_weights(const zs_model *model, zs_dtype dtype) {
     assert_int_equal(model->num_params, num_params);
-    assert_int_equal(model->params != NULL, dtype == ZS_F32);
-    assert_int_equal(model->params_bf16 != NULL, dtype == ZS_BF16);
-    for (int64_t i = 0; i < num_params; i++) {
+    assert_int_equal(zs_model_dtype(model), dtype);
+    if (dtype == ZS_INT8) check_int8(model);
+    for (int64_t i = 0; dtype != ZS_INT8 && i < num_params; i++) {
         float weight = model->params ? model->params[i] : zs_bf16_to_f32(model->params_bf16[i]);
         if (weight != expected_weight(i)) fail_msg("weight %lld is %g", (long long)i, (double)weight);
     }
@@ -119,10 +131,9 @@ static void test_frozen(void **state) {
         const char *folder;
         zs_dtype asked, kept;
         int64_t stored;
-    } cases[] = {{"f32", ZS_DTYPE_OTHER, ZS_F32, 4},
-                 {"f32", ZS_BF16, ZS_BF16, 4},
-                 {"bf16", ZS_DTYPE_OTHER, ZS_BF16, 2},
-                 {"bf16", ZS_F32, ZS_F32, 2},
+    } cases[] = {{"f32", ZS_DTYPE_OTHER, ZS_F32, 4},   {"f32", ZS_BF16, ZS_BF16, 4},
+                 {"bf16", ZS_DTYPE_OTHER, ZS_BF16, 2}, {"bf16", ZS_F32, ZS_F32, 2},
+                 {"f32", ZS_INT8, ZS_INT8, 4},         {"bf16", ZS_INT8, ZS_INT8, 2},
                  {"f16", ZS_DTYPE_OTHER, ZS_F32, 2}};
     for (int nodes = 1; nodes <= 2 && nodes <= comm.world.size; nodes++) {
         setenv("ZS_TEST_NODES", nodes == 1 ? "1" : "2", 1);
@@ -138,6 +149,7 @@ static void test_frozen(void **state) {
                 assert_int_equal(frozen.memory.size, ranks);
                 check_weights(frozen.model, cases[i].kept);
                 if (cases[i].kept == ZS_BF16) check_packed(&frozen);
+                assert_true(frozen.memory.bytes == zs_model_bytes(frozen.model, cases[i].kept));
                 check_bytes_read(frozen.bytes_read, reads[r], cases[i].stored, nodes, nodes);
                 zs_frozen_free(&frozen);
                 assert_null(frozen.model);
@@ -151,13 +163,14 @@ static void test_frozen_where_sharing_fails(void **state) {
     (void)state;
     setenv("ZS_TEST_NODES", comm.world.size > 1 ? "2" : "1", 1);
     setenv("ZS_TEST_SHARE", "fail:0", 1);
-    for (int r = 0; r < 3; r++) {
+    for (int r = 0; r < 6; r++) {
         zs_frozen frozen;
         zs_error err = {0};
-        assert_int_equal(zs_load_frozen(&comm, &comm.world, in_root("bf16"), ZS_F32, reads[r], &frozen, &err),
-                         ZS_OK);
+        zs_dtype dtype = r < 3 ? ZS_F32 : ZS_INT8;
+        assert_int_equal(
+            zs_load_frozen(&comm, &comm.world, in_root("bf16"), dtype, reads[r % 3], &frozen, &err), ZS_OK);
         if (comm.world.rank == 0) assert_int_equal(frozen.memory.size, 1);
-        check_weights(frozen.model, ZS_F32);
+        check_weights(frozen.model, dtype);
         zs_frozen_free(&frozen);
     }
     unsetenv("ZS_TEST_NODES");
@@ -213,11 +226,13 @@ static void test_bad_folders(void **state) {
             zs_frozen frozen;
             zs_model *model;
             zs_error err = {0};
-            assert_int_equal(
-                zs_load_frozen(&comm, &comm.world, in_root(cases[i].folder), ZS_F32, reads[r], &frozen, &err),
-                ZS_FAILED);
-            assert_non_null(strstr(err.text, cases[i].words));
-            assert_null(frozen.model);
+            for (int d = 0; d < 2; d++) {
+                assert_int_equal(zs_load_frozen(&comm, &comm.world, in_root(cases[i].folder),
+                                                d ? ZS_INT8 : ZS_F32, reads[r], &frozen, &err),
+                                 ZS_FAILED);
+                assert_non_null(strstr(err.text, cases[i].words));
+                assert_null(frozen.model);
+            }
             assert_int_equal(
                 zs_load_model(&comm, &comm.world, in_root(cases[i].folder), reads[r], &model, NULL, &err),
                 ZS_FAILED);

@@ -186,6 +186,24 @@ static void check_weights(int64_t num_params, int64_t bucket, zs_dtype dtype) {
     zs_free(narrow);
 }
 
+/* An int8 block: the learner's bytes as they are. */
+static void check_bytes(int64_t count, int64_t bucket) {
+    zs_weights *weights = zs_weights_create(&comm, count, bucket, ZS_INT8);
+    uint8_t *block = ZS_NEW(uint8_t, count);
+    bool takes_part = comm.is_learner || comm.is_rollout;
+    assert_false(zs_weights_sends(weights) && !comm.is_learner);
+    for (int step = 1; step < 3; step++) {
+        for (int64_t i = 0; i < count; i++)
+            block[i] = (uint8_t)(comm.is_learner ? i * 7 + step + comm.pod_index : 0);
+        zs_weights_begin(weights, block);
+        zs_weights_finish(weights);
+        for (int64_t i = 0; i < count; i++)
+            assert_int_equal(block[i], takes_part ? (i * 7 + step + comm.pod_index) & 255 : 0);
+    }
+    zs_weights_destroy(weights);
+    zs_free(block);
+}
+
 static void check_weight_sizes(void) {
     static const zs_dtype dtypes[] = {ZS_F32, ZS_BF16};
     for (int i = 0; i < 2; i++) {
@@ -194,6 +212,9 @@ static void check_weight_sizes(void) {
         check_weights(5, 1 << 20, dtypes[i]);
         check_weights(0, 10, dtypes[i]);
     }
+    check_bytes(10000, 100);
+    check_bytes(1001, 250);
+    check_bytes(0, 10);
 }
 
 static void test_weights(void **state) {

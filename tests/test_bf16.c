@@ -388,8 +388,8 @@ static zs_model *make_model(bool qwen) {
 
 /* A bf16 model and an f32 one of the same values. */
 static zs_model *narrow_twin(const zs_model *model) {
-    zs_model *narrow = zs_model_create_bf16(&model->config);
-    zs_model_round_to_bf16(model, narrow);
+    zs_model *narrow = zs_model_create_narrow(&model->config, ZS_BF16);
+    zs_model_narrow(model, narrow);
     return narrow;
 }
 
@@ -560,7 +560,7 @@ static zs_model *load_narrow(const char *path) {
     if (zs_hf_open(path, &folder, &err) != ZS_OK) fail_msg("%s", err.text);
     zs_model *model = NULL;
     if (zs_hf_dtype(folder) == ZS_BF16) {
-        model = zs_model_create_bf16(&zs_hf_layout(folder)->config);
+        model = zs_model_create_narrow(&zs_hf_layout(folder)->config, ZS_BF16);
         zs_status status = zs_hf_read(folder, 0, model->num_params, ZS_BF16, model->params_bf16, &err);
         if (status != ZS_OK) fail_msg("%s", err.text);
         zs_model_widen_vectors(model);

@@ -204,8 +204,8 @@ static void bf16_values(void **state) {
     (void)state;
     fixture f;
     fixture_open(&f, ZS_QWEN2, false);
-    zs_model *narrow = zs_model_create_bf16(&f.model->config);
-    zs_model_round_to_bf16(f.model, narrow);
+    zs_model *narrow = zs_model_create_narrow(&f.model->config, ZS_BF16);
+    zs_model_narrow(f.model, narrow);
     zs_to_f32(ZS_BF16, narrow->params_bf16, f.model->num_params, f.model->params);
     float wide_values[TOKENS], narrow_values[TOKENS], largest = 0;
     zs_workspace *workspace = zs_workspace_create(&f.model->config, TOKENS, false, false);

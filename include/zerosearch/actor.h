@@ -1,11 +1,11 @@
 /* The actor: the policy as rollouts play it, and how it follows the learners.
  *
  * In f32 a rank that learns and plays has one model for both, and a rank that only plays takes the learners'
- * parameters by broadcast. In bf16 (rollout.dtype) a rank that learns and plays rounds its f32 into a copy of
- * its own, and one that only plays takes the broadcast already rounded: it never holds f32. Either packs what
- * it plays (zs_model_pack). One that only
- * plays, and plays a step ahead of the learners (rollout.staleness), has a second copy for the weights to
- * come. */
+ * parameters by broadcast. In bf16 or int8 (rollout.dtype) a rank that learns and plays rounds its f32 into a
+ * copy of its own, and one that only plays takes the broadcast already rounded: it never holds f32. bf16 is
+ * rounded as it is sent and packed where it is played (zs_model_pack); of int8 the learner that sends it has
+ * a copy too, played or not. A rank that only plays, and plays a step ahead of the learners
+ * (rollout.staleness), has a second copy for the weights to come. */
 #ifndef ZEROSEARCH_ACTOR_H
 #define ZEROSEARCH_ACTOR_H
 
@@ -13,14 +13,13 @@
 #include "zerosearch/config.h"
 #include "zerosearch/model.h"
 
-/* Whether this rank needs the policy in f32: it learns, or it plays and rollout.dtype is f32. Local. */
-bool zs_actor_needs_f32(const zs_comm *comm, const zs_config *config);
+/* What this rank needs the policy in: f32 where it learns, else rollout.dtype. Local. */
+zs_dtype zs_actor_dtype(const zs_comm *comm, const zs_config *config);
 
 typedef struct zs_actor zs_actor;
 
-/* `policy`, kept by the caller: in f32 on ranks that need it so, in bf16 on the other rollouts (weights of
- * any kind until the first refresh), NULL on ranks that are neither learner nor rollout. Collective on pod.
- */
+/* `policy`, kept by the caller: of zs_actor_dtype (on ranks that only play with weights of any kind until the
+ * first refresh), NULL on ranks that are neither learner nor rollout. Collective on pod. */
 zs_actor *zs_actor_create(const zs_comm *comm, const zs_config *config, zs_model *policy);
 void zs_actor_destroy(zs_actor *actor);
 

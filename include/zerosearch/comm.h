@@ -155,13 +155,14 @@ void zs_reducer_gather(zs_reducer *reducer, float *params);
  * completes. When learner and rollout are the same rank there is nothing to do there. Ranks that are neither
  * (pure simulators) take no part. */
 typedef struct zs_weights zs_weights;
-/* dtype: ZS_F32, or ZS_BF16: the sender rounds its f32 (to nearest even) bucket by bucket, so that half as
- * much travels and it needs no second copy. Collective on pod; num_params is not read on ranks that take no
- * part. */
+/* dtype: ZS_F32; ZS_BF16: the sender rounds its f32 (to nearest even) bucket by bucket, so that half as much
+ * travels and it needs no second copy; ZS_INT8: all hold a block of zs_model_bytes, the counts are of its
+ * bytes. Collective on pod; num_params is not read on ranks that take no part. */
 zs_weights *zs_weights_create(const zs_comm *comm, int64_t num_params, int64_t bucket_params, zs_dtype dtype);
+bool zs_weights_sends(const zs_weights *weights); /* whether others take them from this rank */
 void zs_weights_destroy(zs_weights *weights);
-/* params [num_params]: on learners float, which is only read; on the others of `dtype`, overwritten. To be
- * left alone until finish. */
+/* params [num_params]: on learners float (or the int8 block), which is only read; on the others of `dtype`,
+ * overwritten. To be left alone until finish. */
 void zs_weights_begin(zs_weights *weights, void *params);
 void zs_weights_poll(zs_weights *weights);
 void zs_weights_finish(zs_weights *weights);

@@ -39,8 +39,8 @@ zs_status zs_arg_int(const zs_arguments *arguments, const char *name, int64_t fa
                      zs_error *err);
 zs_status zs_arg_float(const zs_arguments *arguments, const char *name, double fallback, double *out,
                        zs_error *err);
-/* The language model of option --model, whole, in the precision of option --dtype (f32 or bf16; f32 when not
- * given); NULL on error. Local. */
+/* The language model of option --model, whole, in the precision of option --dtype (f32, bf16 or int8; f32
+ * when not given); NULL on error. Local. */
 zs_status zs_arg_model(const zs_arguments *arguments, zs_model **out, zs_error *err);
 /* Option --cache-dtype: ZS_F32, also when not given, or ZS_BF16. */
 zs_status zs_arg_cache_dtype(const zs_arguments *arguments, zs_dtype *out, zs_error *err);

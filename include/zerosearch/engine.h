@@ -33,9 +33,9 @@ typedef struct zs_sampling {
     double top_p;       /* 1: off */
 } zs_sampling;
 
-/* The model's weights, f32 or bf16, are read at each step (they may change between phases, when no sequence
- * is live); activations are f32. The model must have weights and no value head.
- * `tokenizer` may be NULL when no stop strings are used. Both must outlive the engine. */
+/* The model's weights, f32, bf16 or int8, are read at each step (they may change between phases, when no
+ * sequence is live); activations are f32. The model must have weights and no value head. `tokenizer` may be
+ * NULL when no stop strings are used. Both must outlive the engine. */
 zs_engine *zs_engine_create(const zs_model *model, const zs_tokenizer *tokenizer,
                             const zs_engine_options *options);
 void zs_engine_destroy(zs_engine *engine);

@@ -71,8 +71,13 @@ int64_t zs_hf_bytes_read(const zs_hf_folder *folder); /* bytes of weights read f
  * fetched from the disk meanwhile. */
 zs_model_source zs_hf_source;
 
-/* Reads the whole folder into a new f32 model. Local. */
+/* A piece of an int8 model, read in f32 into `work` (zs_model_piece_params) and quantised into `to`. */
+zs_status zs_hf_read_piece(const zs_hf_folder *folder, const zs_model_piece *piece, float *work, zs_model *to,
+                           zs_error *err);
+
+/* Reads the whole folder into a new model: in f32, or in ZS_F32, ZS_BF16 or ZS_INT8. Local. */
 zs_status zs_hf_load(const char *folder, zs_model **out, zs_error *err);
+zs_status zs_hf_load_as(const char *folder, zs_dtype dtype, zs_model **out, zs_error *err);
 
 /* Writes config.json, generation_config.json and the weights as F32, BF16 or F16 (shards of at most
  * shard_bytes with an index; 0: one file). From the folder `carry_from`, when not NULL, it copies the

@@ -53,7 +53,7 @@ typedef enum zs_kl_type { ZS_KL_K1, ZS_KL_K2, ZS_KL_K3 } zs_kl_type;
  * Returns the estimate; *gradient (may be NULL) is its derivative by log_prob. */
 double zs_kl_estimate(zs_kl_type type, double log_prob, double ref_log_prob, double *gradient);
 
-/* Truncated importance weights. Rollouts may run other numbers than the learner: weights rounded to bf16, or
+/* Truncated importance weights. Rollouts may run other numbers than the learner: weights in bf16 or int8, or
  * older ones. Tokens are then drawn from mu, the rollouts' policy, while `old` is the learner's policy before
  * the step's first update. Each token's surrogate below is multiplied by
  *   w = min(old / mu, cap),   a constant of the loss (no gradient goes through it),

@@ -61,20 +61,22 @@ typedef struct zs_model {
     zs_layer_offsets *layers;
     int64_t embed, final_norm, head; /* offsets; head == embed when tied; value head: score.weight */
     int64_t score_bias;              /* -1 without a value head */
-    /* The weights: f32, or bf16 for models that are not trained here (frozen ones, rollouts). At most one of
-     * the two is set; neither in a layout. */
+    /* The weights: f32, bf16 for models that are not trained here (frozen ones, rollouts), or int8 for those
+     * that only generate. At most one of the three is set; none in a layout. */
     float *params;         /* [num_params] */
     uint16_t *params_bf16; /* [num_params] */
-    float *vectors;        /* with params_bf16: norms and biases widened to f32, in order of offset */
-    bool packed;           /* the matrices of params_bf16 are (zs_model_pack) */
-    bool borrowed;         /* the weights' memory belongs to another (shared by the ranks of a node) */
+    uint8_t *int8;         /* a block of zs_model_bytes: matrices with a scale a row, then vectors in f32 */
+    float *vectors; /* norms and biases in f32, in order of offset: of bf16 widened, of int8 in its block */
+    bool packed;    /* the matrices of params_bf16 are (zs_model_pack) */
+    bool borrowed;  /* the weights' memory belongs to another (shared by the ranks of a node) */
 } zs_model;
 
 /* A weight matrix wherever it is kept: exactly one pointer is not NULL. */
 typedef struct zs_matrix {
     const float *f32;
     const uint16_t *bf16;
-    bool packed; /* bf16 in the layout of zs_pack_bf16 */
+    bool packed;         /* bf16 in the layout of zs_pack_bf16 */
+    const uint8_t *int8; /* as zs_quantize_int8 makes it */
 } zs_matrix;
 
 /* Checks that the numbers fit together (heads divide, sizes positive). Error text names the field. */
@@ -88,24 +90,41 @@ extern const char *const zs_model_shape_names; /* for messages: comma-separated 
 zs_model *zs_model_create(const zs_model_config *config);
 /* The same layout without parameter memory (params == NULL): for planning and checking. */
 zs_model *zs_model_layout(const zs_model_config *config);
-/* With bf16 parameters, zeroed; after they change (loading, a broadcast) call zs_model_widen_vectors. */
-zs_model *zs_model_create_bf16(const zs_model_config *config);
-/* Over memory of another: weights [num_params] of `dtype` ZS_F32 or ZS_BF16 that outlive the model. For bf16
- * the vectors are widened at once. */
+/* The same in ZS_BF16 or ZS_INT8, zeroed. After bf16 parameters change (loading, a broadcast) call
+ * zs_model_widen_vectors; an int8 model needs neither that nor zs_model_pack. */
+zs_model *zs_model_create_narrow(const zs_model_config *config, zs_dtype dtype);
+/* Over memory of another: zs_model_bytes of weights of `dtype` ZS_F32, ZS_BF16 or ZS_INT8 that outlive the
+ * model. For bf16 the vectors are widened at once. */
 zs_model *zs_model_attach(const zs_model_config *config, zs_dtype dtype, void *weights);
-void zs_model_widen_vectors(zs_model *model);    /* nothing to do for f32 */
-zs_model *zs_model_clone(const zs_model *model); /* f32 and bf16 alike; the copy owns its weights */
-/* Rounds an f32 model into a bf16 one of the same shape (to nearest even), vectors too; it is not packed
- * then.
- */
-void zs_model_round_to_bf16(const zs_model *from, zs_model *to);
-/* Packs the matrices of a bf16 model in place, for generation (zs_pack_bf16; nothing to do for f32): what
- * reads weights through zs_model_matrix goes on as before, what wants the flat buffer as files have it must
- * not come after. Of memory that others hold too, each packs its part of `parts`. */
+/* The weights of such a model as ZS_F32, ZS_BF16 or ZS_INT8; with the padding of int8, without the vectors
+ * that a bf16 model widens. */
+int64_t zs_model_bytes(const zs_model *layout, zs_dtype dtype);
+zs_dtype zs_model_dtype(const zs_model *model);  /* ZS_DTYPE_OTHER for a layout */
+void *zs_model_weights(const zs_model *model);   /* the one of the three that is set */
+void zs_model_widen_vectors(zs_model *model);    /* nothing to do for f32 and int8 */
+zs_model *zs_model_clone(const zs_model *model); /* in the same precision; owns its weights */
+/* Rounds (to nearest even) or quantises an f32 model into a narrow one of the same shape. Vectors are rounded
+ * too in bf16, which is not packed then, and stay f32 in int8. */
+void zs_model_narrow(const zs_model *from, zs_model *to);
+/* Packs the matrices of a bf16 model in place, for generation (zs_pack_bf16; nothing to do for f32 and int8):
+ * what reads weights through zs_model_matrix goes on as before, what wants the flat buffer as files have it
+ * must not come after. Of memory that others hold too, each packs its part of `parts`. */
 void zs_model_pack(zs_model *model, int64_t part, int64_t parts);
+
+/* A piece of an int8 model: parameters [begin, end) of the flat layout, which become bytes [from, to) of the
+ * block: rows of one matrix in whole panels, or elements of a vector. Pieces come in order of begin and cover
+ * all parameters; begin with a zeroed one. `most`: parameters of a piece, but at least a panel of 16 rows. So
+ * a model is quantised that is nowhere whole in f32. */
+typedef struct zs_model_piece {
+    int64_t begin, end, from, to;
+} zs_model_piece;
+bool zs_model_next_piece(const zs_model *layout, int64_t most,
+                         zs_model_piece *piece);                     /* false after the last */
+int64_t zs_model_piece_params(const zs_model *layout, int64_t most); /* of the largest of these pieces */
+void zs_model_quantize_piece(zs_model *model, const zs_model_piece *piece, const float *values);
 void zs_model_destroy(zs_model *model);
 
-/* The weights at an offset of the layout: a matrix in either precision, a vector (norm, bias) always in f32.
+/* The weights at an offset of the layout: a matrix in any precision, a vector (norm, bias) always in f32.
  */
 zs_matrix zs_model_matrix(const zs_model *model, int64_t offset);
 const float *zs_model_vector(const zs_model *model, int64_t offset);

@@ -61,7 +61,7 @@ zs_status zs_setup_model(const zs_comm *comm, const zs_group *group, const zs_co
  * folder's shape in the precision that it plays, and the tokenizer. No weights are read. Local. */
 zs_status zs_setup_empty(const zs_config *config, const char *key, zs_dtype dtype, zs_model **model,
                          zs_tokenizer **tokenizer, zs_error *err);
-/* As zs_setup_model, once a node and in the precision of the setting `dtype_key` (auto, f32, bf16).
+/* As zs_setup_model, once a node and in the precision of the setting `dtype_key` (auto, f32, bf16, int8).
  * `tokenizer` may be NULL: none is loaded. */
 zs_status zs_setup_frozen(const zs_comm *comm, const zs_group *group, const zs_config *config,
                           const char *key, const char *dtype_key, zs_frozen *frozen, zs_tokenizer **tokenizer,

@@ -46,8 +46,8 @@ const zs_key zs_schema[] = {
     STRING("model.chat_date", "26 Jul 2024", "date that llama3.1 tells the model; fixed, so that runs repeat"),
 
     CHOICE("model.reference_dtype", "auto", "auto|f32|bf16", "how the KL reference's weights are kept; auto: bf16 if its folder holds bf16"),
-    CHOICE("model.simulator_dtype", "auto", "auto|f32|bf16", "how the simulator's weights are kept; auto: bf16 if its folder holds bf16"),
-    CHOICE("model.judge_dtype", "auto", "auto|f32|bf16", "how the judge's weights are kept; auto: bf16 if its folder holds bf16"),
+    CHOICE("model.simulator_dtype", "auto", "auto|f32|bf16|int8", "how the simulator's weights are kept; auto: bf16 if its folder holds bf16"),
+    CHOICE("model.judge_dtype", "auto", "auto|f32|bf16|int8", "how the judge's weights are kept; auto: bf16 if its folder holds bf16"),
     CHOICE("model.read", "all", "all|node|root", "who reads model folders: every rank what it keeps, one rank of a node for the others there, or one rank for all"),
 
     STRINGS("data.train", "QA files to train on (JSON lines, gzip accepted)"),
@@ -108,7 +108,7 @@ const zs_key zs_schema[] = {
     INT("rollout.top_k", 0, 0, 10000000, "tokens that sampling chooses from; 0: all"),
     FLOAT("rollout.top_p", 1.0, 1e-6, 1, "nucleus that sampling chooses from; 1: all tokens"),
     INT("rollout.redraws", 0, 0, 1000, "further rounds of other questions in place of those whose episodes all earn the same (DAPO's dynamic sampling), until there are rollout.questions whose do not"),
-    CHOICE("rollout.dtype", "f32", "f32|bf16", "precision of the policy's weights in rollouts; bf16 is half the memory and half the broadcast, the learner's stay f32"),
+    CHOICE("rollout.dtype", "f32", "f32|bf16|int8", "precision of the policy's weights in rollouts; bf16 is half the memory and half the broadcast, int8 half of that, with activations quantised in products; the learner's stay f32, and learn.importance_cap corrects"),
     INT("rollout.max_turns", 5, 1, 10000, "turns in which the policy may search; one last turn follows that must answer"),
     INT("rollout.response_tokens", 500, 1, 10000000, "tokens that the policy may write in one turn"),
     INT("rollout.context_tokens", 4096, 2, 10000000, "tokens of a whole episode, prompt and documents included"),
@@ -150,7 +150,7 @@ const zs_key zs_schema[] = {
     FLOAT("learn.eps", 1e-8, 1e-30, 1, "AdamW: term added to the root of the second moment"),
     FLOAT("learn.weight_decay", 0.0, 0, 10, "AdamW: decoupled weight decay"),
     FLOAT("learn.clip_gradient", 1.0, 0, 1e30, "largest gradient norm; 0: no clipping"),
-    FLOAT("learn.importance_cap", 2.0, 0, 1e30, "rollouts or their cache in bf16, or a step ahead: each token's loss is weighted by its probability under the learner over that under the rollout, at most this; 0: not weighted"),
+    FLOAT("learn.importance_cap", 2.0, 0, 1e30, "rollouts in bf16 or int8, their cache in bf16, or a step ahead: each token's loss is weighted by its probability under the learner over that under the rollout, at most this; 0: not weighted"),
     FLOAT("learn.kl_coef", 0.001, 0, 1e6, "weight of the KL to the reference; 0: no reference is run"),
     CHOICE("learn.kl_in", "loss", "loss|reward", "where the KL stands; in the reward it is k1's"),
     FLOAT("learn.kl_target", 0, 0, 1e6, "mean KL a token that the coefficient is adapted to; 0: it stays"),

@@ -2,7 +2,8 @@
  *
  * A window of buckets is in flight; as one ends the next is posted, always in order, since every rank must
  * post a communicator's collectives in the same order. In bf16 the sender rounds each bucket into its slot of
- * the window as it posts it, while those before it travel. */
+ * the window as it posts it, while those before it travel. An int8 block is sent as it stands: its bytes are
+ * in another order than the parameters that they come from. */
 #include "internal.h"
 
 #include "zerosearch/memory.h"
@@ -12,7 +13,7 @@
 struct zs_weights {
     const zs_comm *comm;
     zs_group group; /* rank 0: the learner; one rank or none: nothing to send */
-    int64_t num_params, bucket_params, num_buckets;
+    int64_t num_params, bucket_params, num_buckets; /* of int8: bytes */
     zs_dtype dtype;
     uint16_t *rounded;            /* [WINDOW][bucket_params] on the sender of bf16, else NULL */
     MPI_Request requests[WINDOW]; /* of bucket b: requests[b % WINDOW] */
@@ -30,7 +31,7 @@ zs_weights *zs_weights_create(const zs_comm *comm, int64_t num_params, int64_t b
                               zs_dtype dtype) {
     ZS_ASSERT(num_params >= 0 && bucket_params > 0, "%lld parameters in buckets of %lld",
               (long long)num_params, (long long)bucket_params);
-    ZS_ASSERT(dtype == ZS_F32 || dtype == ZS_BF16, "weights as %s", zs_dtype_name(dtype));
+    ZS_ASSERT(dtype == ZS_F32 || dtype == ZS_BF16 || dtype == ZS_INT8, "weights as %s", zs_dtype_name(dtype));
     zs_weights *weights = ZS_NEW(zs_weights, 1);
     weights->comm = comm;
     weights->num_params = num_params;
@@ -44,7 +45,7 @@ zs_weights *zs_weights_create(const zs_comm *comm, int64_t num_params, int64_t b
     bool receives = comm->is_rollout && !comm->is_learner && comm->num_pod_learners > 0;
     weights->group = zs_group_select(comm, &comm->pod, is_root || receives, is_root ? 0 : 1 + comm->pod.rank,
                                      "the pod, to make the weight broadcast");
-    if (is_root && dtype == ZS_BF16 && weights->group.size > 1)
+    if (zs_weights_sends(weights) && dtype == ZS_BF16)
         weights->rounded = ZS_NEW(uint16_t, slot_params(weights) * WINDOW);
     if (is_root)
         zs_pod_describe(comm, "rollouts to take weights:", comm->pod_rollouts, comm->num_pod_rollouts,
@@ -53,6 +54,10 @@ zs_weights *zs_weights_create(const zs_comm *comm, int64_t num_params, int64_t b
         zs_pod_describe(comm, "weights from learner", comm->pod_learners, comm->num_pod_learners > 0,
                         weights->what, sizeof weights->what);
     return weights;
+}
+
+bool zs_weights_sends(const zs_weights *weights) {
+    return weights->group.rank == 0 && weights->group.size > 1;
 }
 
 void zs_weights_destroy(zs_weights *weights) {
@@ -73,8 +78,10 @@ static void post_next(zs_weights *weights) {
         data = weights->rounded + bucket % WINDOW * slot_params(weights);
         zs_from_f32(ZS_BF16, from + begin, count, data);
     }
-    MPI_Ibcast(data, zs_mpi_count(count), weights->dtype == ZS_BF16 ? MPI_UINT16_T : MPI_FLOAT, 0,
-               weights->group.comm, &weights->requests[bucket % WINDOW]);
+    MPI_Datatype type = weights->dtype == ZS_F32    ? MPI_FLOAT
+                        : weights->dtype == ZS_BF16 ? MPI_UINT16_T
+                                                    : MPI_BYTE;
+    MPI_Ibcast(data, zs_mpi_count(count), type, 0, weights->group.comm, &weights->requests[bucket % WINDOW]);
 }
 
 static void post(zs_weights *weights) {

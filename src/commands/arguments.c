@@ -1,6 +1,7 @@
 /* Options of the commands, read and checked. */
 #include "zerosearch/command.h"
 #include "zerosearch/hf.h"
+#include "zerosearch/load.h"
 
 #include <string.h>
 
@@ -39,18 +40,6 @@ zs_status zs_arg_float(const zs_arguments *arguments, const char *name, double f
     return ZS_OK;
 }
 
-static zs_status load_bf16(const char *name, zs_model **out, zs_error *err) {
-    zs_hf_folder *folder;
-    zs_status status = zs_hf_open(name, &folder, err);
-    if (status != ZS_OK) return status;
-    zs_model *model = zs_model_create_bf16(&zs_hf_layout(folder)->config);
-    status = zs_hf_read(folder, 0, model->num_params, ZS_BF16, model->params_bf16, err);
-    zs_hf_close(folder);
-    zs_model_widen_vectors(model);
-    *out = model;
-    return status;
-}
-
 zs_status zs_arg_cache_dtype(const zs_arguments *arguments, zs_dtype *out, zs_error *err) {
     const char *name = zs_arg_or(arguments, "cache-dtype", "f32");
     *out = strcmp(name, "bf16") == 0 ? ZS_BF16 : ZS_F32;
@@ -60,13 +49,13 @@ zs_status zs_arg_cache_dtype(const zs_arguments *arguments, zs_dtype *out, zs_er
 }
 
 zs_status zs_arg_model(const zs_arguments *arguments, zs_model **out, zs_error *err) {
-    const char *folder, *dtype = zs_arg_or(arguments, "dtype", "f32");
-    zs_status status = zs_arg_need(arguments, "model", &folder, err);
-    if (status == ZS_OK && strcmp(dtype, "f32") != 0 && strcmp(dtype, "bf16") != 0)
-        status = zs_fail(err, ZS_USAGE, "--dtype %.100s: f32 or bf16 is expected", dtype);
+    const char *folder, *name = zs_arg_or(arguments, "dtype", "f32");
+    zs_dtype dtype = ZS_DTYPE_OTHER;
     *out = NULL;
-    if (status == ZS_OK)
-        status = strcmp(dtype, "f32") == 0 ? zs_hf_load(folder, out, err) : load_bf16(folder, out, err);
+    zs_status status = zs_arg_need(arguments, "model", &folder, err);
+    if (status == ZS_OK && (!zs_keep_named(name, &dtype) || dtype == ZS_DTYPE_OTHER))
+        status = zs_fail(err, ZS_USAGE, "--dtype %.100s: f32, bf16 or int8 is expected", name);
+    if (status == ZS_OK) status = zs_hf_load_as(folder, dtype, out, err);
     if (status == ZS_OK) status = zs_model_check_logits(&(*out)->config, folder, err);
     if (status != ZS_OK) {
         zs_model_destroy(*out);

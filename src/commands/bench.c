@@ -35,8 +35,8 @@ static const zs_option options[] = {
     {"scored", "N", "passages that a query may score (what the engine has)"},
     {"keep", NULL, "leave the generated corpus and index for the next run"},
     {"dtype", "NAME",
-     "weights of gemm, prefill, decode, broadcast, load: f32, bf16, both or auto (f32;\n"
-     "                             broadcast: both; load: as stored)"},
+     "weights of gemm, prefill, decode, broadcast, load, drift: f32, bf16, int8, both (f32,\n"
+     "                             bf16) or auto (f32; broadcast: both; load: as stored; drift: bf16)"},
     {"cache-dtype", "NAME", "keys and values of prefill, decode, drift: f32 or bf16 (f32)"},
     {"read", "WHO", "who reads in load: all, node or root (all)"},
     {"own", NULL, "load gives each rank its own f32 copy, as of a policy that is trained"},
@@ -253,10 +253,10 @@ const zs_command zs_command_bench = {
     "named), with --model DIR: a model folder onto all ranks, with the memory and the reading that each\n"
     "of them spends; search on all ranks: a corpus of --passages, generated in --folder (0.6 GB for each\n"
     "million, its index 1.2 GB), is indexed and asked for planted passages. drift: text is sampled from\n"
-    "the f32 model and scored with f32 and with bf16 weights; with --cache-dtype bf16 it is then drawn over\n"
-    "a cache in bf16, by f32 and by bf16 weights, and scored by the f32 model: mean and largest difference\n"
-    "of a token's log-probability, KL(drawn from || other) in nats a token, and by what part the\n"
-    "perplexity grows.",
+    "the f32 model and scored with f32 and with bf16 (--dtype int8: int8) weights; with --cache-dtype bf16\n"
+    "it is then drawn over such a cache, by f32 and by those weights, and scored by the f32 model: mean and\n"
+    "largest difference of a token's log-probability, KL(drawn from || other) in nats a token, and by what\n"
+    "part the perplexity grows.",
     options,
     run,
     false};

@@ -25,7 +25,7 @@ typedef struct zs_bench {
     int num_dtypes;
     zs_dtype cache_dtype;          /* of the keys and values of prefill, decode, drift */
     const char *read;              /* of load: who reads */
-    zs_dtype dtype;                /* of load and broadcast: ZS_DTYPE_OTHER is as stored, both */
+    zs_dtype dtype;                /* of load, broadcast, drift: ZS_DTYPE_OTHER is as stored, both, bf16 */
     const char *tokenizer, *text;  /* of tokenize: what is loaded, what is encoded; NULL: made up */
     bool own;                      /* of load: a copy for each rank in f32 */
     double best_gflops, best_read; /* the machine's own limits, this part: GFLOP/s, GB/s; 0: not measured */

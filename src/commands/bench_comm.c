@@ -127,28 +127,40 @@ zs_status zs_bench_allreduce(zs_bench *bench, zs_error *err) {
 }
 
 /* Broadcast: learner to rollouts, as `layout = "auto"` divides the ranks, beside a plain MPI_Bcast of the
- * same bytes. In bf16 the rounding counts too. */
+ * same bytes. In bf16 the rounding counts too, in int8 the quantisation. */
+
+/* The first `params` of values. */
+static void quantize(zs_model *to, const float *values, int64_t params) {
+    for (zs_model_piece p = {0}; zs_model_next_piece(to, 1 << 24, &p) && p.end <= params;)
+        zs_model_quantize_piece(to, &p, values + p.begin);
+}
 
 static void bench_weights(zs_bench *bench, zs_dtype dtype, MPI_Comm plain_comm, float *values) {
     const zs_comm *comm = bench->comm;
-    int64_t count = float_count(bench), bytes = count * zs_dtype_size(dtype);
+    int64_t params = float_count(bench), count = params;
     zs_memory_reset_peak();
+    zs_model *block = dtype == ZS_INT8 ? zs_model_create_narrow(&bench->config, dtype) : NULL;
+    if (block && zs_model_bytes(block, dtype) < 1 << 28) count = zs_model_bytes(block, dtype);
     zs_weights *weights = zs_weights_create(comm, count, 1 << 20, dtype);
     double ours[LARGE_ROUNDS], plain[LARGE_ROUNDS];
     for (int round = 0; round < LARGE_ROUNDS; round++) {
         barrier(bench);
         double start = zs_seconds();
-        zs_weights_begin(weights, values);
+        if (zs_weights_sends(weights) && block) quantize(block, values, params);
+        zs_weights_begin(weights, block ? (void *)block->int8 : values);
         zs_weights_finish(weights);
         ours[round] = slowest(bench, zs_seconds() - start);
         barrier(bench);
         start = zs_seconds();
         if (plain_comm != MPI_COMM_NULL)
-            MPI_Bcast(values, (int)count, dtype == ZS_F32 ? MPI_FLOAT : MPI_UINT16_T, 0, plain_comm);
+            MPI_Bcast(block ? (void *)block->int8 : values, (int)(count * zs_dtype_size(dtype)), MPI_BYTE, 0,
+                      plain_comm);
         plain[round] = slowest(bench, zs_seconds() - start);
     }
     zs_weights_destroy(weights);
-    double size = 1e-9 * (double)bytes, seconds = zs_bench_median(ours, LARGE_ROUNDS);
+    zs_model_destroy(block);
+    double size = 1e-9 * (double)(count * zs_dtype_size(dtype)),
+           seconds = zs_bench_median(ours, LARGE_ROUNDS);
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
                                {"megabytes", size * 1e3},
                                {"seconds", seconds},
@@ -161,14 +173,20 @@ zs_status zs_bench_broadcast(zs_bench *bench, zs_error *err) {
     zs_status status = zs_comm_divide(bench->comm, ZS_LAYOUT_AUTO, 0, 1, 1, 1, false, err);
     if (status != ZS_OK) return status;
     const zs_comm *comm = bench->comm;
-    float *values = ZS_NEW(float, float_count(bench));
+    int64_t count = float_count(bench);
+    float *values = ZS_NEW(float, count);
+    for (int64_t i = 0; i < count; i++) /* zeros are quantised in no time */
+        values[i] = (float)(i % 255 - 127);
     bool root = comm->pod.rank == comm->pod_learners[0];
     bool takes_part = root || (comm->is_rollout && !comm->is_learner);
     MPI_Comm plain_comm;
     MPI_Comm_split(comm->pod.comm, takes_part ? 0 : MPI_UNDEFINED, root ? 0 : 1 + comm->pod.rank,
                    &plain_comm);
-    if (bench->dtype != ZS_BF16) bench_weights(bench, ZS_F32, plain_comm, values);
-    if (bench->dtype != ZS_F32) bench_weights(bench, ZS_BF16, plain_comm, values);
+    if (bench->dtype == ZS_F32 || bench->dtype == ZS_DTYPE_OTHER)
+        bench_weights(bench, ZS_F32, plain_comm, values);
+    if (bench->dtype == ZS_BF16 || bench->dtype == ZS_DTYPE_OTHER)
+        bench_weights(bench, ZS_BF16, plain_comm, values);
+    if (bench->dtype == ZS_INT8) bench_weights(bench, ZS_INT8, plain_comm, values);
     if (plain_comm != MPI_COMM_NULL) MPI_Comm_free(&plain_comm);
     zs_free(values);
     return ZS_OK;

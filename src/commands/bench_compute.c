@@ -18,6 +18,15 @@ static double matrix_params(const zs_model_config *c) {
     return layer * (double)c->num_hidden_layers + (double)(c->hidden_size * c->vocab_size);
 }
 
+/* Bytes that these weights are kept in. */
+static double matrix_bytes(const zs_model_config *c, zs_dtype dtype) {
+    if (dtype != ZS_INT8) return matrix_params(c) * (double)zs_dtype_size(dtype);
+    int64_t h = c->hidden_size, q = c->num_attention_heads * c->head_dim, wide = c->intermediate_size;
+    int64_t layer = zs_int8_bytes(q + 2 * c->num_key_value_heads * c->head_dim, h) + zs_int8_bytes(h, q) +
+                    zs_int8_bytes(2 * wide, h) + zs_int8_bytes(h, wide);
+    return (double)(c->num_hidden_layers * layer + zs_int8_bytes(c->vocab_size, h));
+}
+
 /* Multiply-adds of attention for one token that sees `keys` keys, twice. */
 static double attention_flops(const zs_model_config *c, double keys) {
     return 4.0 * (double)(c->num_hidden_layers * c->num_attention_heads * c->head_dim) * keys;
@@ -29,30 +38,47 @@ static void random_ids(int32_t *ids, int64_t count, int64_t vocab) {
         ids[i] = (int32_t)zs_rng_below(&rng, vocab);
 }
 
-/* Numbers are made in place, by all threads: drawing them as `init` does would take longer than the
- * measurement, and an f32 model to round to bf16 would be the larger part of the memory. */
-static void fill(zs_model *model, zs_dtype dtype) {
+/* Numbers are made where they are wanted, by all threads: drawing them as `init` does would take longer than
+ * the measurement, and an f32 model to round would be the larger part of the memory. Elements [begin, end) of
+ * the flat layout into `wide` or, rounded, `narrow`. */
+static void fill(const zs_model *model, int64_t begin, int64_t end, float *wide, uint16_t *narrow) {
     for (int t = 0; t < model->num_tensors; t++) {
         const zs_tensor *tensor = &model->tensors[t];
         bool norm = strstr(tensor->name, "norm") != NULL, matrix = tensor->num_dims == 2;
-#pragma omp parallel for schedule(static)
-        for (int64_t i = tensor->offset; i < tensor->offset + tensor->rows * tensor->cols; i++) {
+        int64_t first = tensor->offset, stop = first + tensor->rows * tensor->cols;
+        if (first < begin) first = begin;
+        if (stop > end) stop = end;
+#pragma omp parallel for schedule(static) if (stop > first)
+        for (int64_t i = first; i < stop; i++) {
             uint32_t hash = ((uint32_t)i * 2654435761u) ^ 0x9e3779b9u;
             float uniform = (float)(hash >> 8) * 0x1p-24f - 0.5f;
             float value = matrix ? 0.07f * uniform : norm ? 1.0f : 0.0f;
-            if (dtype == ZS_BF16)
-                model->params_bf16[i] = zs_f32_to_bf16(value);
+            if (narrow)
+                narrow[i - begin] = zs_f32_to_bf16(value);
             else
-                model->params[i] = value;
+                wide[i - begin] = value;
         }
     }
-    if (dtype == ZS_BF16) zs_model_widen_vectors(model);
+}
+
+static void fill_int8(zs_model *model) {
+    const int64_t most = 1 << 20;
+    float *wide = ZS_NEW(float, zs_model_piece_params(model, most));
+    for (zs_model_piece p = {0}; zs_model_next_piece(model, most, &p);) {
+        fill(model, p.begin, p.end, wide, NULL);
+        zs_model_quantize_piece(model, &p, wide);
+    }
+    zs_free(wide);
 }
 
 static zs_model *random_model(const zs_bench *bench, zs_dtype dtype) {
     zs_model *model =
-        dtype == ZS_BF16 ? zs_model_create_bf16(&bench->config) : zs_model_create(&bench->config);
-    fill(model, dtype);
+        dtype == ZS_F32 ? zs_model_create(&bench->config) : zs_model_create_narrow(&bench->config, dtype);
+    if (dtype == ZS_INT8)
+        fill_int8(model);
+    else
+        fill(model, 0, model->num_params, model->params, model->params_bf16);
+    zs_model_widen_vectors(model);
     zs_model_pack(model, 0, 1);
     model->config.num_eos = 0; /* nothing ends early */
     return model;
@@ -321,9 +347,9 @@ static void decode(zs_bench *bench, zs_dtype dtype, const zs_model *model, int64
     double step = zs_bench_median(seconds, steps);
     double keys = (double)bench->prompt + (double)steps / 2;
     double flops = (double)batch * (2 * matrix_params(c) + attention_flops(c, keys));
-    double bytes = (double)zs_dtype_size(dtype) * matrix_params(c) +
-                   2 * (double)(zs_dtype_size(bench->cache_dtype) * batch) * keys *
-                       (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
+    double bytes =
+        matrix_bytes(c, dtype) + 2 * (double)(zs_dtype_size(bench->cache_dtype) * batch) * keys *
+                                     (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
     zs_bench_field fields[] = {{"weight_bytes", (double)zs_dtype_size(dtype)},
                                {"cache_bytes", (double)zs_dtype_size(bench->cache_dtype)},
                                {"batch", (double)batch},

@@ -111,7 +111,7 @@ static zs_status report(const zs_bench *bench, zs_dtype weights, zs_dtype cache,
     return ZS_OK;
 }
 
-/* Text of the f32 model, scored with f32 and with bf16 weights. */
+/* Text of the f32 model, scored with f32 and with narrow weights. */
 static zs_status weights_drift(const zs_bench *bench, zs_model *wide, const zs_model *narrow, zs_error *err) {
     text t = sample_text(bench->tokens, wide, ZS_F32);
     zs_workspace *workspace = zs_workspace_create(&wide->config, t.length, false, false);
@@ -126,7 +126,7 @@ static zs_status weights_drift(const zs_bench *bench, zs_model *wide, const zs_m
     zs_free(q);
     zs_workspace_destroy(workspace);
     free_text(&t);
-    return report(bench, ZS_BF16, ZS_F32, &sums, err);
+    return report(bench, zs_model_dtype(narrow), ZS_F32, &sums, err);
 }
 
 /* Text drawn from `model` over a cache in bf16, scored by the f32 model's forward pass. */
@@ -142,7 +142,7 @@ static zs_status cache_drift(const zs_bench *bench, zs_model *model, const zs_mo
     zs_free(q);
     zs_workspace_destroy(workspace);
     free_text(&t);
-    return report(bench, model->params ? ZS_F32 : ZS_BF16, ZS_BF16, &sums, err);
+    return report(bench, zs_model_dtype(model), ZS_BF16, &sums, err);
 }
 
 zs_status zs_bench_drift(zs_bench *bench, zs_error *err) {
@@ -157,8 +157,8 @@ zs_status zs_bench_drift(zs_bench *bench, zs_error *err) {
         wide = zs_model_create(&bench->config);
         zs_model_init(wide, 1);
     }
-    zs_model *narrow = zs_model_create_bf16(&wide->config);
-    zs_model_round_to_bf16(wide, narrow);
+    zs_model *narrow = zs_model_create_narrow(&wide->config, bench->dtype == ZS_INT8 ? ZS_INT8 : ZS_BF16);
+    zs_model_narrow(wide, narrow);
     zs_status status = weights_drift(bench, wide, narrow, err);
     bool cache = bench->cache_dtype == ZS_BF16;
     if (status == ZS_OK && cache) status = cache_drift(bench, wide, wide, err);

@@ -89,10 +89,10 @@ static zs_status load(const zs_bench *bench, result *r, zs_error *err) {
     r->rank = comm->world.rank;
     r->node_ranks = comm->node.size;
     r->holders = own ? 1 : frozen.memory.size;
-    r->dtype = model->params ? ZS_F32 : ZS_BF16;
-    r->bytes = (double)(model->num_params * zs_dtype_size((zs_dtype)r->dtype));
+    r->dtype = (int32_t)zs_model_dtype(model);
+    r->bytes = (double)zs_model_bytes(model, zs_model_dtype(model));
     r->bytes_read = (double)(own ? bytes_read : frozen.bytes_read);
-    r->digest = digest(model->params ? (void *)model->params : (void *)model->params_bf16, (int64_t)r->bytes);
+    r->digest = digest(zs_model_weights(model), (int64_t)r->bytes);
     /* Pss is right when all hold all, and no one has gone */
     zs_comm_barrier(comm, &comm->world, "all ranks, to have read the weights");
     usage after = usage_now();

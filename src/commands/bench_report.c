@@ -157,7 +157,7 @@ static void put_case(FILE *table, const zs_bench_field *fields, int count) {
         comma = ",";
     }
     double weights = field(fields, count, "weight_bytes");
-    fprintf(table, " | %s |", weights == 2 ? "bf16" : weights == 4 ? "f32" : "");
+    fprintf(table, " | %s |", weights == 1 ? "int8" : weights == 2 ? "bf16" : weights == 4 ? "f32" : "");
 }
 
 static void put_row(const zs_bench *bench, const char *what, const zs_bench_field *fields, int count,

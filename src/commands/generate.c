@@ -27,7 +27,7 @@ static const zs_option options[] = {
     {"top-p", "P", "sample among the fewest tokens that hold this probability; 1: off (1)"},
     {"stop", "TEXT", "end with the token that completes this text"},
     {"ignore-eos", NULL, "go on after end tokens"},
-    {"dtype", "f32|bf16", "precision that the weights are kept in (f32)"},
+    {"dtype", "f32|bf16|int8", "precision that the weights are kept in (f32)"},
     {"cache-dtype", "f32|bf16", "precision that keys and values are kept in (f32)"},
     {NULL, NULL, NULL}};
 

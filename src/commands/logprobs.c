@@ -14,7 +14,7 @@
 
 static const zs_option options[] = {
     {"model", "DIR", "model folder (Hugging Face form)"},
-    {"dtype", "f32|bf16", "precision that the weights are kept in (f32); --grads needs f32"},
+    {"dtype", "f32|bf16|int8", "precision that the weights are kept in (f32); --grads needs f32"},
     {"logits", "FILE", "write logits.I [tokens, vocab] of line I, counted from 0, as safetensors"},
     {"grads", "FILE", "write grad.NAME of the masked mean loss over all lines, and loss [1], as safetensors"},
     {NULL, NULL, NULL}};
@@ -256,17 +256,20 @@ static zs_status run(const zs_arguments *arguments, zs_error *err) {
     if (arguments->comm->world.rank > 0) return ZS_OK;
     zs_status status = zs_arg_model(arguments, &model, err);
     if (status == ZS_OK && !model->params && zs_arg(arguments, "grads"))
-        status = zs_fail(err, ZS_USAGE, "--grads needs --dtype f32: weights in bf16 are not trained");
+        status = zs_fail(err, ZS_USAGE, "--grads needs --dtype f32: weights in bf16 or int8 are not trained");
     if (status == ZS_OK) status = run_model(arguments, model, err);
     zs_model_destroy(model);
     return status;
 }
 
 const zs_command zs_command_logprobs = {
-    "logprobs", "log-probabilities and entropies of given tokens, with logits and gradients on wish",
+    "logprobs",
+    "log-probabilities and entropies of given tokens, with logits and gradients on wish",
     "JSON lines on stdin: {\"ids\":[...],\"loss_mask\":[...]}; loss_mask (1: the token counts in the loss)\n"
     "may be left out: then every token but the first counts.\n"
     "A line out for each line in: {\"logprobs\":[...],\"entropy\":[...]}.\n"
     "logprobs[t] is log p(ids[t] | tokens before it), 0 at t = 0; entropy[t] is of the distribution after\n"
     "token t, in nats.",
-    options, run, true};
+    options,
+    run,
+    true};

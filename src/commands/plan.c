@@ -37,8 +37,7 @@ static void print_volumes(const zs_plan *p) {
     bool separate = !p->colocated;
     printf("communication of one step, MB (no times: the network is not known here)\n");
     printf("%-44s %12s\n", "what", "MB");
-    printf("%-44s %12.1f\n", "weights, into each rollout",
-           separate ? (double)zs_dtype_size(p->rollout_dtype) * p->params / mb : 0.0);
+    printf("%-44s %12.1f\n", "weights, into each rollout", separate ? p->rollout_bytes / mb : 0.0);
     printf("%-44s %12.1f\n", "gradients, out of each learner", updates * shard / mb);
     printf("%-44s %12.1f\n", "updated weights, into each learner", updates * shard / mb);
     /* ids, kinds, log-probabilities: 9 bytes a token; text: about 4 bytes a token */
@@ -61,14 +60,14 @@ static double forward_flops(const zs_model_config *c, double params, double toke
 
 /* Seconds to write `each` tokens in each of `sequences`, at most `batch` at once: a step reads all weights
  * and the cache of its sequences once, and computes. */
-static double decode_seconds(const zs_plan *p, const zs_model_config *c, double params, zs_dtype dtype,
+static double decode_seconds(const zs_plan *p, const zs_model_config *c, double params, double bytes,
                              zs_dtype cache_dtype, double sequences, double batch, double each,
                              double length) {
     double together = fmin(sequences, batch), steps = each * fmax(1, sequences / batch);
     double cache = (double)(2 * zs_dtype_size(cache_dtype)) * together * length / 2 *
                    (double)(c->num_hidden_layers * c->num_key_value_heads * c->head_dim);
     double compute = forward_flops(c, params, together, length / 2) / p->gemm;
-    return steps * fmax(((double)zs_dtype_size(dtype) * params + cache) / p->read, compute);
+    return steps * fmax((bytes + cache) / p->read, compute);
 }
 
 /* A zs_role_seconds. */
@@ -79,7 +78,7 @@ static double role_seconds(const void *context, int role, int64_t ranks) {
         if (!p->simulated || searches <= 0) return 0;
         double prompt = 300, length = prompt + p->document_tokens;
         return forward_flops(&p->simulator, p->simulator_params, searches * prompt, prompt) / p->gemm +
-               decode_seconds(p, &p->simulator, p->simulator_params, p->simulator_kept, p->simulator_cache,
+               decode_seconds(p, &p->simulator, p->simulator_params, p->simulator_bytes, p->simulator_cache,
                               searches, (double)zs_config_int(p->config, "search.max_batch"),
                               p->document_tokens, length);
     }
@@ -87,7 +86,7 @@ static double role_seconds(const void *context, int role, int64_t ranks) {
         double samples = (double)zs_config_int(p->config, "rollout.samples"), sequences = p->episodes / n;
         double prefill = sequences * (p->prompt / samples + (p->turns - 1) * p->document_tokens);
         return forward_flops(&p->policy, p->params, prefill, p->episode_tokens) / p->gemm +
-               decode_seconds(p, &p->policy, p->params, p->rollout_dtype, p->rollout_cache, sequences,
+               decode_seconds(p, &p->policy, p->params, p->rollout_bytes, p->rollout_cache, sequences,
                               (double)zs_config_int(p->config, "rollout.max_batch"),
                               p->turns * p->turn_tokens, p->episode_tokens);
     }

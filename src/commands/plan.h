@@ -13,6 +13,7 @@ typedef struct zs_plan {
     double params, simulator_params;                        /* counts */
     zs_dtype policy_stored, simulator_stored;               /* in the folders */
     zs_dtype rollout_dtype, simulator_kept, reference_kept; /* in memory; the learner's policy is f32 */
+    double rollout_bytes, simulator_bytes, reference_bytes; /* of the weights, so kept */
     zs_dtype rollout_cache, simulator_cache;
     bool colocated, reference, simulated, ahead; /* ahead: rollout.staleness */
     int64_t ranks[ROLES];            /* that play each role, over all pods; colocated: all ranks play all */
@@ -22,7 +23,7 @@ typedef struct zs_plan {
     double gemm, read; /* measured: flop/s, bytes/s */
 } zs_plan;
 
-void zs_plan_precisions(zs_plan *plan); /* in memory, from the settings and those of the folders */
+void zs_plan_precisions(zs_plan *plan); /* in memory, from the settings, the shapes and the folders */
 void zs_plan_print_memory(const zs_plan *plan);
 void zs_plan_print_training(const zs_plan *plan); /* by parameter and by token */
 void zs_plan_print_loading(const zs_plan *plan);

@@ -19,12 +19,22 @@ static zs_dtype kept_as(const zs_plan *p, const char *key, zs_dtype stored) {
     return dtype != ZS_DTYPE_OTHER ? dtype : stored == ZS_BF16 ? ZS_BF16 : ZS_F32;
 }
 
+static double kept_bytes(const zs_model_config *config, zs_dtype dtype) {
+    zs_model *layout = zs_model_layout(config);
+    double bytes = (double)zs_model_bytes(layout, dtype);
+    zs_model_destroy(layout);
+    return bytes;
+}
+
 void zs_plan_precisions(zs_plan *p) {
     p->rollout_dtype = kept_as(p, "rollout.dtype", ZS_F32);
     p->simulator_kept = kept_as(p, "model.simulator_dtype", p->simulator_stored);
     p->rollout_cache = kept_as(p, "rollout.cache_dtype", ZS_F32);
     p->simulator_cache = kept_as(p, "search.cache_dtype", ZS_F32);
     p->reference_kept = kept_as(p, "model.reference_dtype", p->policy_stored);
+    p->rollout_bytes = kept_bytes(&p->policy, p->rollout_dtype);
+    p->simulator_bytes = kept_bytes(&p->simulator, p->simulator_kept);
+    p->reference_bytes = kept_bytes(&p->policy, p->reference_kept);
 }
 
 typedef struct memory { /* bytes of one rank */
@@ -59,6 +69,11 @@ static int64_t micro_tokens(const zs_plan *p) {
     return wish < longest ? longest : wish;
 }
 
+/* The int8 block of a pod's first learner, from which rollouts take it. */
+static double sent_block(const zs_plan *p) {
+    return !p->colocated && p->rollout_dtype == ZS_INT8 ? p->rollout_bytes : 0;
+}
+
 /* Gradients that arrive from other learners. */
 static double buffer_bytes(const zs_plan *p) {
     return (double)zs_reducer_bytes((int64_t)p->params, zs_config_int(p->config, "learn.bucket_params"),
@@ -70,17 +85,16 @@ static double buffer_bytes(const zs_plan *p) {
 static memory memory_of(const zs_plan *p, int role, int64_t sharers) {
     memory m = {0};
     if (role == SIMULATOR && p->simulated) {
-        m.weights = p->simulator_params * (double)zs_dtype_size(p->simulator_kept) / (double)sharers;
+        m.weights = p->simulator_bytes / (double)sharers;
         m.cache = engine_bytes(p, &p->simulator, "search", p->simulator_cache);
     } else if (role == ROLLOUT) {
-        m.weights = p->params * (double)zs_dtype_size(p->rollout_dtype);
+        m.weights = p->rollout_bytes;
         if (p->ahead && !p->colocated) m.weights *= 2; /* the next ones arrive while these are played */
         m.cache = engine_bytes(p, &p->policy, "rollout", p->rollout_cache);
     } else if (role == LEARNER) {
         m.weights = m.gradients = 4 * p->params;
         m.optimizer = 8 * p->params / (double)p->ranks[LEARNER]; /* m and v of this learner's shard */
-        if (p->reference)
-            m.reference = p->params * (double)zs_dtype_size(p->reference_kept) / (double)sharers;
+        if (p->reference) m.reference = p->reference_bytes / (double)sharers;
         m.activations = (double)zs_workspace_bytes(&p->policy, micro_tokens(p), true,
                                                    zs_config_bool(p->config, "learn.recompute"));
         m.buffers = buffer_bytes(p);
@@ -115,15 +129,18 @@ static memory memory_of_all(const zs_plan *p, int64_t sharers) {
     return all;
 }
 
-/* How many ranks of each role stand on node `node`: ranks fill nodes in order. */
-static void roles_on_node(const zs_plan *p, int64_t node, int64_t counts[ROLES]) {
+/* How many ranks of each role stand on node `node`, and how many are the first learner of a pod: ranks fill
+ * nodes in order. */
+static void roles_on_node(const zs_plan *p, int64_t node, int64_t counts[ROLES], int64_t *senders) {
     int64_t first = node * p->node_ranks,
             last = first + p->node_ranks < p->world ? first + p->node_ranks : p->world;
     int64_t simulators = p->ranks[SIMULATOR] / p->pods, players = simulators + p->ranks[ROLLOUT] / p->pods;
     int64_t pod = p->world / p->pods;
     memset(counts, 0, ROLES * sizeof *counts);
+    *senders = 0;
     for (int64_t rank = first; rank < last; rank++) {
         int64_t place = rank % pod;
+        *senders += place == players;
         counts[place < simulators ? SIMULATOR : place < players ? ROLLOUT : LEARNER]++;
     }
 }
@@ -146,7 +163,9 @@ static nodes survey(const zs_plan *p) {
             memory m = memory_of_all(p, ranks);
             bytes = (double)ranks * memory_sum(&m);
         } else {
-            roles_on_node(p, n, on);
+            int64_t senders;
+            roles_on_node(p, n, on, &senders);
+            bytes += (double)senders * sent_block(p);
         }
         for (int role = 0; role < ROLES; role++) {
             if (on[role] == 0) continue;
@@ -177,6 +196,7 @@ void zs_plan_print_memory(const zs_plan *p) {
     for (int role = 0; role < ROLES; role++) {
         if (p->ranks[role] == 0) continue;
         memory m = memory_of(p, role, all.least[role]);
+        if (role == LEARNER) m.buffers += sent_block(p);
         print_memory_line(role_names[role], p->ranks[role], &m);
     }
     if (p->colocated) {
@@ -184,6 +204,9 @@ void zs_plan_print_memory(const zs_plan *p) {
         print_memory_line("colocated", p->world, &m);
     }
     double here = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (sent_block(p) > 0)
+        printf("buffers of a learner: with the int8 weights that a pod's first one sends, %.2f GiB\n",
+               sent_block(p) / GIB);
     printf("the fullest node: %.2f GiB; all %lld ranks together: %.2f GiB; this machine has %.2f GiB\n\n",
            all.fullest / GIB, (long long)p->world, all.sum / GIB, here / GIB);
 }
@@ -212,10 +235,10 @@ void zs_plan_print_training(const zs_plan *p) {
            fmax(0, now - token_bytes(p, recompute) * (double)micro_tokens(p)));
 }
 
-static void print_loading_line(const zs_plan *p, const char *name, double params, zs_dtype stored,
-                               zs_dtype kept, bool frozen, int64_t ranks) {
+static void print_loading_line(const zs_plan *p, const char *name, const zs_model_config *config,
+                               zs_dtype stored, zs_dtype kept, bool frozen, int64_t ranks) {
     zs_read read = zs_read_named(zs_config_string(p->config, "model.read"));
-    zs_load_need need = zs_load_plan((int64_t)params, stored, kept, frozen, read, ranks);
+    zs_load_need need = zs_load_plan(config, stored, kept, frozen, read, ranks);
     printf("%-10s %6lld %-4s %-9s %9.2f %9.2f %9.2f %9.2f %9.2f\n", name, (long long)ranks,
            zs_dtype_name(kept), frozen ? "a node" : "each rank", need.rank / GIB, need.node / GIB,
            need.read_rank / GIB, need.read_node / GIB, need.peak / GIB);
@@ -229,12 +252,12 @@ void zs_plan_print_loading(const zs_plan *p) {
     printf("%-10s %6s %-14s %9s %9s %9s %9s %9s\n", "model", "ranks", "one copy for", "of a rank",
            "of a node", "rank read", "node read", "node peak");
     if (p->simulated)
-        print_loading_line(p, "simulator", p->simulator_params, p->simulator_stored, p->simulator_kept, true,
+        print_loading_line(p, "simulator", &p->simulator, p->simulator_stored, p->simulator_kept, true,
                            all.most[SIMULATOR]);
     /* rollouts that do not learn take the weights from those who do */
-    print_loading_line(p, "policy", p->params, p->policy_stored, ZS_F32, false, all.most[LEARNER]);
+    print_loading_line(p, "policy", &p->policy, p->policy_stored, ZS_F32, false, all.most[LEARNER]);
     if (p->reference)
-        print_loading_line(p, "reference", p->params, p->policy_stored, p->reference_kept, true,
+        print_loading_line(p, "reference", &p->policy, p->policy_stored, p->reference_kept, true,
                            all.most[LEARNER]);
     printf("\n");
 }

@@ -304,9 +304,8 @@ static zs_status load_policy(zs_trainer *t, zs_error *err) {
         status =
             zs_setup_model(comm, &comm->learners, t->config, "model.policy", &t->policy, &t->tokenizer, err);
     else if (comm->is_rollout)
-        status =
-            zs_setup_empty(t->config, "model.policy", zs_actor_needs_f32(comm, t->config) ? ZS_F32 : ZS_BF16,
-                           &t->policy, &t->tokenizer, err);
+        status = zs_setup_empty(t->config, "model.policy", zs_actor_dtype(comm, t->config), &t->policy,
+                                &t->tokenizer, err);
     if (status == ZS_OK && comm->is_learner && zs_config_float(t->config, "learn.kl_coef") > 0.0)
         status = load_reference(t, err);
     if (status == ZS_OK && comm->is_learner && zs_train_has_values(t))
@@ -473,6 +472,7 @@ const zs_command zs_command_train = {
     "environment);\n"
     "  when all searches of a step fail the run stops with a checkpoint.\n"
     "  rollout.dtype = \"bf16\": rollouts play the policy rounded to bf16 and take half the broadcast;\n"
+    "  \"int8\": quantised, activations too in each product, for half of both again;\n"
     "  rollout.cache_dtype = \"bf16\": they keep keys and values so, in half the memory. Either way the "
     "learner\n"
     "  stays in f32 and weighs each token by its probability there over the recorded one, at most\n"

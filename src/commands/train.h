@@ -32,7 +32,7 @@ typedef struct zs_trainer {
     zs_qa questions, eval_questions;
     zs_tokenizer *tokenizer; /* rollouts and learners; the rest below where its role is played */
     zs_chat *chat;
-    zs_model *policy; /* in f32; on rollouts that play bf16 and do not learn, that */
+    zs_model *policy; /* in f32; on rollouts that do not learn, in what they play */
     zs_frozen reference;
     zs_model *values; /* PPO's, on learners, with its optimizer; NULL: none */
     zs_optimizer *value_optimizer;

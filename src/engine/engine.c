@@ -60,7 +60,7 @@ int64_t zs_engine_bytes(const zs_model_config *config, const zs_engine_options *
 
 zs_engine *zs_engine_create(const zs_model *model, const zs_tokenizer *tokenizer,
                             const zs_engine_options *options) {
-    ZS_ASSERT(model->params || model->params_bf16, "an engine over a layout without weights");
+    ZS_ASSERT(zs_model_dtype(model) != ZS_DTYPE_OTHER, "an engine over a layout without weights");
     ZS_ASSERT(!model->config.value_head, "a model with a value head gives no logits to sample from");
     zs_engine *engine = ZS_NEW(zs_engine, 1);
     zs_engine_options o = complete_options(options);

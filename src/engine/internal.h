@@ -187,8 +187,9 @@ int64_t zs_step_buffers_bytes(const zs_model_config *config, int64_t max_rows, i
 void zs_step_run(const zs_model *model, zs_kv_cache *cache, zs_step_buffers *buffers, zs_step *step);
 
 /* y [m, n] = beta y + x [m, k] w [n, k]^T, by whichever kernel is faster for m rows (row_gemm.c). Up to
- * ZS_ROWS_F32 or ZS_ROWS_BF16 rows a row's bits do not depend on the others, and bf16 weights give the bits
- * of f32 weights of the same values. `work`: zs_gemm_bf16_work floats for each thread. */
+ * ZS_ROWS_F32 or ZS_ROWS_BF16 rows (with int8 weights any number) a row's bits do not depend on the others,
+ * and bf16 weights give the bits of f32 weights of the same values. `work`: zs_gemm_bf16_work floats for each
+ * thread. */
 enum { ZS_ROWS_F32 = 48, ZS_ROWS_BF16 = 160 };
 void zs_row_gemm(int64_t m, int64_t n, int64_t k, const float *x, zs_matrix w, float beta, float *y,
                  float *work, int threads);

@@ -68,7 +68,7 @@ void zs_model_backward(const zs_model *model, zs_workspace *w, const zs_batch *b
     int64_t h = c->hidden_size;
     ZS_ASSERT(w->with_backward && w->have_gradient,
               "backward without the head's gradient of the last forward");
-    ZS_ASSERT(model->params, "backward through bf16 weights; they are trained in f32");
+    ZS_ASSERT(model->params, "backward through narrow weights; they are trained in f32");
     w->have_gradient = false;
     zs_zero(w->dx, batch->num_tokens * h * (int64_t)sizeof(float));
     zs_rmsnorm_backward(batch->num_tokens, h, w->x_last, model->params + model->final_norm, w->inv_last,

@@ -15,6 +15,8 @@ void zs_linear_forward(const zs_model *model, zs_workspace *w, int64_t offset, i
     zs_matrix matrix = zs_model_matrix(model, offset);
     if (matrix.f32)
         zs_gemm_nt(rows, out, in, x, matrix.f32, beta, y);
+    else if (matrix.int8)
+        zs_gemm_nt_int8(rows, out, in, x, matrix.int8, beta, y, w->widened, omp_get_max_threads());
     else if (matrix.packed)
         zs_gemm_nt_packed(rows, out, in, x, matrix.bf16, beta, y, w->widened, omp_get_max_threads());
     else
@@ -70,7 +72,7 @@ void zs_layer_forward(const zs_model *model, zs_workspace *w, const zs_batch *ba
 
 /* A bad batch is the caller's fault: input from outside is checked where it is read. */
 static void check_batch(const zs_model *model, const zs_workspace *w, const zs_batch *batch) {
-    ZS_ASSERT(model->params || model->params_bf16, "forward through a layout without weights");
+    ZS_ASSERT(zs_model_dtype(model) != ZS_DTYPE_OTHER, "forward through a layout without weights");
     ZS_ASSERT(batch->num_tokens <= w->max_tokens, "%lld tokens in a workspace for %lld",
               (long long)batch->num_tokens, (long long)w->max_tokens);
     ZS_ASSERT(omp_get_max_threads() <= w->threads, "%d threads, workspace for %d", omp_get_max_threads(),

@@ -45,7 +45,7 @@ void zs_model_head(const zs_model *model, zs_workspace *w, const zs_batch *batch
     bool backward = coefficient != NULL;
     ZS_ASSERT(!model->config.value_head, "log-probabilities of a model with a value head");
     ZS_ASSERT(!backward || (w->with_backward && grads), "gradients asked of a forward-only workspace");
-    ZS_ASSERT(!backward || model->params, "gradients of bf16 weights; they are trained in f32");
+    ZS_ASSERT(!backward || model->params, "gradients of narrow weights; they are trained in f32");
     int64_t h = model->config.hidden_size, rows = 0;
     if (backward) zs_zero(w->dfinal, batch->num_tokens * h * (int64_t)sizeof(float));
     for (int64_t s = 0; s < batch->num_sequences; s++) {
@@ -113,7 +113,7 @@ void zs_model_head_masked(const zs_model *model, zs_workspace *w, const zs_batch
                           zs_head_loss *loss, void *context, float *grads) {
     ZS_ASSERT(!model->config.value_head, "log-probabilities of a model with a value head");
     ZS_ASSERT(!grads || (w->with_backward && coefficient), "gradients asked of a forward-only workspace");
-    ZS_ASSERT(!grads || model->params, "gradients of bf16 weights; they are trained in f32");
+    ZS_ASSERT(!grads || model->params, "gradients of narrow weights; they are trained in f32");
     masked_pass pass = {model, w, temperature, log_prob, entropy, grads, coefficient, loss, context};
     size_t bytes = (size_t)batch->num_tokens * sizeof(float);
     int64_t rows = 0, begin = 0;

@@ -341,19 +341,45 @@ int64_t zs_hf_bytes_read(const zs_hf_folder *folder) {
     return bytes;
 }
 
-zs_status zs_hf_load(const char *path, zs_model **out, zs_error *err) {
+zs_status zs_hf_read_piece(const zs_hf_folder *folder, const zs_model_piece *piece, float *work, zs_model *to,
+                           zs_error *err) {
+    zs_status status = zs_hf_read(folder, piece->begin, piece->end, ZS_F32, work, err);
+    if (status == ZS_OK) zs_model_quantize_piece(to, piece, work);
+    return status;
+}
+
+static zs_status read_int8(const zs_hf_folder *folder, zs_model *to, zs_error *err) {
+    const int64_t most = 4 << 20;
+    float *work = ZS_NEW(float, zs_model_piece_params(to, most));
+    zs_status status = ZS_OK;
+    for (zs_model_piece p = {0}; status == ZS_OK && zs_model_next_piece(to, most, &p);)
+        status = zs_hf_read_piece(folder, &p, work, to, err);
+    zs_free(work);
+    return status;
+}
+
+zs_status zs_hf_load_as(const char *path, zs_dtype dtype, zs_model **out, zs_error *err) {
     zs_hf_folder *folder;
     *out = NULL;
     zs_status status = zs_hf_open(path, &folder, err);
     if (status) return status;
-    zs_model *model = zs_model_create(&folder->layout->config);
-    status = zs_hf_read(folder, 0, model->num_params, ZS_F32, model->params, err);
+    const zs_model_config *config = &folder->layout->config;
+    zs_model *model = dtype == ZS_F32 ? zs_model_create(config) : zs_model_create_narrow(config, dtype);
+    if (dtype == ZS_INT8)
+        status = read_int8(folder, model, err);
+    else
+        status = zs_hf_read(folder, 0, model->num_params, dtype, zs_model_weights(model), err);
     zs_hf_close(folder);
+    zs_model_widen_vectors(model);
     if (status)
         zs_model_destroy(model);
     else
         *out = model;
     return status;
+}
+
+zs_status zs_hf_load(const char *path, zs_model **out, zs_error *err) {
+    return zs_hf_load_as(path, ZS_F32, out, err);
 }
 
 zs_status zs_hf_source(void *folder, int64_t begin, int64_t end, zs_dtype dtype, void *to, zs_error *err) {

@@ -233,7 +233,8 @@ static zs_status memory_source(void *context, int64_t begin, int64_t end, zs_dty
 
 zs_status zs_hf_save(const char *folder, const zs_model *model, const float *params, zs_dtype dtype,
                      int64_t shard_bytes, const char *carry_from, zs_error *err) {
-    ZS_ASSERT(params || !model->packed, "packed weights are not as files have them");
+    ZS_ASSERT(params || !(model->packed || model->int8),
+              "packed and int8 weights are not as files have them");
     in_memory from = {params ? params : model->params, model->params_bf16};
     return zs_hf_save_from(folder, model, memory_source, &from, dtype, shard_bytes, carry_from, err);
 }

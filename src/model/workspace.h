@@ -54,7 +54,7 @@ struct zs_workspace {
     bool have_gradient; /* dfinal belongs to the batch of the last forward */
 };
 
-/* y [rows, out] = beta y + x [rows, in] w^T with the weights [out, in] at `offset`, f32 or bf16. */
+/* y [rows, out] = beta y + x [rows, in] w^T with the weights [out, in] at `offset`, however they are kept. */
 void zs_linear_forward(const zs_model *model, zs_workspace *workspace, int64_t offset, int64_t rows,
                        int64_t out, int64_t in, const float *x, float beta, float *y);
 

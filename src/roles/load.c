@@ -12,7 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PIECE ((int64_t)16 << 20) /* elements handed on at a time */
+#define PIECE      ((int64_t)16 << 20) /* elements handed on at a time */
+#define INT8_PIECE ((int64_t)4 << 20)  /* parameters read in f32 at a time to be quantised */
 
 static const zs_group nobody = {MPI_COMM_NULL, -1, 0};
 
@@ -28,10 +29,11 @@ bool zs_keep_named(const char *name, zs_dtype *dtype) {
     return *dtype != ZS_DTYPE_OTHER || !strcmp(name, "auto");
 }
 
-zs_load_need zs_load_plan(int64_t num_params, zs_dtype stored, zs_dtype kept, bool frozen, zs_read read,
-                          int64_t ranks) {
-    double n = (double)num_params, file = n * (double)zs_dtype_size(stored), copies = (double)ranks;
-    double bytes = n * (double)zs_dtype_size(kept), readers = read == ZS_READ_ALL ? copies : 1;
+zs_load_need zs_load_plan(const zs_model_config *config, zs_dtype stored, zs_dtype kept, bool frozen,
+                          zs_read read, int64_t ranks) {
+    zs_model *layout = zs_model_layout(config);
+    double file = (double)zs_model_bytes(layout, stored), bytes = (double)zs_model_bytes(layout, kept);
+    double copies = (double)ranks, readers = read == ZS_READ_ALL ? copies : 1;
     bool narrow = kept == ZS_F32 && stored != ZS_F32, handed_on = read == ZS_READ_ROOT || !frozen;
     zs_load_need need = {.rank = frozen ? bytes / copies : bytes,
                          .node = frozen ? bytes : bytes * copies,
@@ -40,6 +42,9 @@ zs_load_need zs_load_plan(int64_t num_params, zs_dtype stored, zs_dtype kept, bo
     need.peak = need.node;
     if (read != ZS_READ_ALL && narrow && handed_on) /* the piece on its way, on each that takes part */
         need.peak += (frozen ? 1 : copies) * (double)(PIECE * zs_dtype_size(stored));
+    if (kept == ZS_INT8) /* the piece that is quantised, on each that reads */
+        need.peak += readers * 4 * (double)zs_model_piece_params(layout, INT8_PIECE);
+    zs_model_destroy(layout);
     return need;
 }
 
@@ -129,18 +134,61 @@ static zs_status read_for_others(source *s, const zs_group *from, const zs_share
     return status;
 }
 
+/* The same two for int8: what is read is quantised before it is kept or handed on. */
+
+static zs_status quantize_parts(source *s, const zs_shared *memory, zs_model *block, float *work,
+                                zs_error *err) {
+    zs_status status = ZS_OK;
+    int64_t index = 0;
+    for (zs_model_piece p = {0}; status == ZS_OK && zs_model_next_piece(block, INT8_PIECE, &p); index++)
+        if (index % memory->size == memory->rank) status = zs_hf_read_piece(s->folder, &p, work, block, err);
+    return status;
+}
+
+static zs_status quantize_for_others(source *s, const zs_group *from, const zs_shared *memory,
+                                     zs_model *block, float *work, zs_error *err) {
+    zs_status status = ZS_OK;
+    for (zs_model_piece p = {0}; zs_model_next_piece(block, INT8_PIECE, &p);) {
+        if (from->rank == 0 && status == ZS_OK) status = zs_hf_read_piece(s->folder, &p, work, block, err);
+        if (from->size > 1)
+            zs_comm_broadcast_bytes(s->comm, from, block->int8 + p.from, p.to - p.from, 0, s->what);
+        if (memory->mapped) zs_shared_publish(s->comm, memory, s->what);
+    }
+    return status;
+}
+
+/* `from`: of read_for_others; NULL: every rank reads. */
+static zs_status read_int8(source *s, const zs_group *from, const zs_shared *memory, zs_error *err) {
+    zs_model *block = zs_model_attach(&s->config, ZS_INT8, memory->data);
+    bool reads = !from || from->rank == 0;
+    float *work = ZS_NEW(float, reads ? zs_model_piece_params(block, INT8_PIECE) : 0);
+    zs_status status = from ? quantize_for_others(s, from, memory, block, work, err)
+                            : quantize_parts(s, memory, block, work, err);
+    zs_free(work);
+    zs_model_destroy(block);
+    return status;
+}
+
 static zs_status read_weights(source *s, const zs_shared *memory, zs_dtype dtype, zs_error *err) {
     zs_status status;
     if (s->read == ZS_READ_ALL) {
-        status = read_parts(s, memory, dtype, err);
+        status = dtype == ZS_INT8 ? read_int8(s, NULL, memory, err) : read_parts(s, memory, dtype, err);
     } else {
         const zs_group *among = s->read == ZS_READ_NODE ? &memory->node : s->group;
         zs_group from = zs_group_select(s->comm, among, memory->rank == 0, among->rank, s->what);
-        status = read_for_others(s, &from, memory, dtype, err);
+        status = dtype == ZS_INT8 ? read_int8(s, &from, memory, err)
+                                  : read_for_others(s, &from, memory, dtype, err);
         zs_group_free(&from);
     }
     if (memory->mapped) zs_shared_publish(s->comm, memory, s->what);
     return zs_comm_agree(s->comm, s->group, status, err);
+}
+
+static int64_t kept_bytes(const source *s, zs_dtype dtype) {
+    zs_model *layout = zs_model_layout(&s->config);
+    int64_t bytes = zs_model_bytes(layout, dtype);
+    zs_model_destroy(layout);
+    return bytes;
 }
 
 static source make_source(const zs_comm *comm, const zs_group *group, const char *folder, zs_read read) {
@@ -160,7 +208,7 @@ zs_status zs_load_frozen(const zs_comm *comm, const zs_group *group, const char 
     zs_group_free(&node);
     if (dtype == ZS_DTYPE_OTHER) dtype = s.stored == ZS_BF16 ? ZS_BF16 : ZS_F32;
     if (status == ZS_OK)
-        status = zs_comm_share(comm, group, s.num_params * zs_dtype_size(dtype), s.what, &out->memory, err);
+        status = zs_comm_share(comm, group, kept_bytes(&s, dtype), s.what, &out->memory, err);
     if (status == ZS_OK) {
         status = read_weights(&s, &out->memory, dtype, err);
         if (status == ZS_OK) out->model = zs_model_attach(&s.config, dtype, out->memory.data);

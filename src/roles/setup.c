@@ -71,7 +71,7 @@ zs_status zs_setup_empty(const zs_config *config, const char *key, zs_dtype dtyp
     zs_model_config shape;
     if (zs_hf_read_config(folder, &shape, err) != ZS_OK) return zs_fail_context(err, "%s", key);
     if (zs_model_check_logits(&shape, folder, err) != ZS_OK) return err->status;
-    *model = dtype == ZS_BF16 ? zs_model_create_bf16(&shape) : zs_model_create(&shape);
+    *model = dtype == ZS_F32 ? zs_model_create(&shape) : zs_model_create_narrow(&shape, dtype);
     return setup_tokenizer(config, key, *model, tokenizer, err);
 }
 
