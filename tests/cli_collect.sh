@@ -17,6 +17,27 @@ one_message() { [ "$(grep -c "$1" "$work/log")" = 1 ]; }
 check collect exits 0 collect 1 one
 check collect_on_two_ranks exits 0 collect 2 two
 check ranks_make_no_difference same one two
+python=${ZS_PYTHON:-/usr/bin/python3}
+check searches_go_deeper "$python" - "$work/one" <<'PYTHON'
+import json, sys
+searches = [s for row in open(sys.argv[1] + "/trajectories.jsonl") for s in json.loads(row)["searches"]]
+marks = lambda text: text.count("\nDoc ") + text.startswith("Doc 1: ")
+assert searches and all(marks(s["documents"]) <= 3 for s in searches), "more than search.top_k are shown"
+assert any(len(s["further"]) == 6 for s in searches) and all(len(s["further"]) <= 6 for s in searches)
+assert all(text not in s["documents"] for s in searches for text in s["further"])
+pairs = [json.loads(row) for row in open(sys.argv[1] + "/pairs.jsonl")]
+made = [p for p in pairs if p["contrast"]]
+counts = json.load(open(sys.argv[1] + "/collect.json"))
+assert counts["contrast"] == len(made) > 0 and counts["pairs"] == len(pairs) - len(made), counts
+for p in made:
+    assert p["verdict"] == "noisy" and marks(p["documents"]) == 3 and p["golden_answers"][0] not in p["documents"], p
+    assert any(q["query"] == p["query"] and q["verdict"] == "useful" for q in pairs), p
+held = [(q["query"], q["question"]) for q in map(json.loads, open(sys.argv[1] + "/queries.jsonl"))]
+assert held and len(set(held)) == len(held), "a query stands there twice"
+PYTHON
+check no_contrast_where_none_is_wanted exits 0 collect 1 plain --set collect.contrast=false --set collect.depth=3
+check no_contrast_is_made grep -q '"contrast": 0,' "$work/plain/collect.json"
+check no_deeper_search_is_made bash -c "! grep -q '\"further\":\\[\"' '$work/plain/trajectories.jsonl'"
 check every_episode_is_kept test "$(wc -l <"$work/one/trajectories.jsonl")" = 48
 ZS_TEST_KILL=collect:16 collect 2 killed >"$work/out" 2>"$work/log"
 check killed_keeps_what_was_played test "$(wc -l <"$work/killed/trajectories.jsonl")" = 32
@@ -25,6 +46,8 @@ check resumed exits 0 collect 2 killed --resume
 check resumed_to_the_bit same two killed
 check another_seed_is_refused exits 2 collect 2 killed --resume --set seed=2
 check another_seed_is_named one_message 'seed: is not what the trajectories'
+check another_depth_is_refused exits 2 collect 2 killed --resume --set collect.depth=30
+check another_depth_is_named one_message 'collect.depth: is not what the trajectories'
 
 # A judge that always says yes, and one that says neither.
 echo 'Verdict:' >"$work/verdict.txt"

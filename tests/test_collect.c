@@ -42,7 +42,7 @@ static void reads_the_searches_of_trajectories(void **state) {
         "{\"turn\":2,\"query\":\"q3\",\"documents\":\"No information available\",\"failed\":true}]}\n"
         "{\"question\":\"Q2\",\"golden_answers\":[\"C\"],\"em\":0,\"cover_em\":1,\"searches\":[]}\n"
         "{\"question\":\"Q3\",\"golden_answers\":[\"D\"],\"query\":\"q4\",\"label\":\"noisy\","
-        "\"documents\":[\"x\\ny\",{\"title\":\"T\",\"text\":\"z\"},\"\"]}\n");
+        "\"documents\":[\"x\\ny\",{\"title\":\"T\",\"text\":\"z\"},\"\"],\"further\":[\"v\",\"\",\"w\"]}\n");
     zs_pairs pairs = {0};
     zs_error err = {0};
     assert_int_equal(zs_pairs_read(path, "em", true, &pairs, &err), ZS_OK);
@@ -53,6 +53,9 @@ static void reads_the_searches_of_trajectories(void **state) {
     assert_int_equal(pairs.count, 2);
     assert_string_equal(pairs.items[0].query, "q1");
     assert_string_equal(pairs.items[0].documents, "Doc 1: one\nDoc 2: two");
+    assert_string_equal(pairs.items[0].further, "");
+    assert_string_equal(pairs.items[1].further, "Doc 1: v\nDoc 2: w");
+    assert_int_equal(pairs.items[0].contrast_of, -1);
     assert_int_equal(pairs.items[0].num_answers, 2);
     assert_int_equal(pairs.items[0].right, 1);
     assert_string_equal(pairs.items[1].documents, "Doc 1: x y\nDoc 2: \"T\" z");
@@ -70,6 +73,8 @@ static void bad_rows_are_named(void **state) {
         {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"documents\":\"\"}", "query"},
         {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"query\":\"q\"}", "documents"},
         {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"query\":\"q\",\"documents\":[1]}", "documents"},
+        {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"query\":\"q\",\"documents\":\"\",\"further\":[1]}",
+         "further"},
         {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"query\":\"q\",\"documents\":\"\",\"label\":\"x\"}",
          "label"},
     };
@@ -219,6 +224,41 @@ static void merges_equal_searches(void **state) {
     zs_pairs_free(&pairs);
 }
 
+static zs_pair *add_deep(zs_pairs *pairs, const char *answer, const char *documents, const char *further,
+                         zs_verdict verdict) {
+    zs_pair *pair = add(pairs, "Q", answer, "q", documents);
+    zs_free(pair->further);
+    pair->further = zs_strdup(further);
+    pair->verdict = verdict;
+    return pair;
+}
+
+static void contrasts(void **state) {
+    (void)state;
+    zs_pairs pairs = {0};
+    static const char shown[] = "Doc 1: a\nDoc 2: in Rome\nDoc 3: b",
+                      rest[] = "Doc 1: Rome!\nDoc 2: c\nDoc 3: d";
+    add_deep(&pairs, "Rome", shown, rest, ZS_NOISY);            /* is noise itself */
+    add_deep(&pairs, "Oslo", shown, rest, ZS_USEFUL);           /* led to the answer without it */
+    add_deep(&pairs, "Rome", shown, rest, ZS_USEFUL)->turn = 2; /* gets a, b, c */
+    add_deep(&pairs, "Rome", shown, "Doc 1: Rome!", ZS_USEFUL); /* too little is left */
+    add_deep(&pairs, "yes", "Doc 1: yes\nDoc 2: a\nDoc 3: b", rest, ZS_USEFUL); /* says nothing */
+    add_deep(&pairs, "Rome", "Doc 1: a", rest, ZS_USEFUL); /* only what was shown counts */
+    add_deep(&pairs, "Rome", shown, rest, ZS_UNDECIDED);
+    assert_int_equal(zs_pairs_add_contrast(&pairs, 3), 1);
+    assert_int_equal(pairs.count, 8);
+    const zs_pair *made = &pairs.items[7];
+    assert_string_equal(made->documents, "Doc 1: a\nDoc 2: b\nDoc 3: c");
+    assert_string_equal(made->query, "q");
+    assert_string_equal(made->question, "Q");
+    assert_string_equal(made->answers[0], "Rome");
+    assert_int_equal(made->verdict, ZS_NOISY);
+    assert_int_equal(made->contrast_of, 2);
+    assert_int_equal(made->turn, 2);
+    assert_int_equal(made->outcomes, 0); /* no trajectory is told twice */
+    zs_pairs_free(&pairs);
+}
+
 /* 40 questions: three useful pairs and a noisy one each, and what is to be left out. */
 static void make_judged(zs_pairs *pairs) {
     for (int q = 0; q < 40; q++)
@@ -306,6 +346,17 @@ static void completes(void **state) {
     pair = add(&pairs, "Q", "Rome", "q", "Doc 1: Rome");
     pair->verdict = ZS_NOISY;
     expect_completion(pair, 5, 30, true, "");
+    /* what is left out is made up for, in noise alone */
+    pair = add_deep(&pairs, "Rome", "Doc 1: a\nDoc 2: Rome", "Doc 1: Rome\nDoc 2: b\nDoc 3: c", ZS_NOISY);
+    expect_completion(pair, 2, 30, true, "Doc 1: a\nDoc 2: b");
+    expect_completion(pair, 5, 30, true, "Doc 1: a\nDoc 2: b\nDoc 3: c");
+    expect_completion(pair, 5, 30, false, "Doc 1: a\nDoc 2: Rome");
+    pair->verdict = ZS_USEFUL;
+    expect_completion(pair, 5, 30, true, "Doc 1: a\nDoc 2: Rome");
+    /* an answer beyond the documents asked for comes among them */
+    pair = add_deep(&pairs, "Rome", "Doc 1: a\nDoc 2: b\nDoc 3: c\nDoc 4: Rome", "", ZS_USEFUL);
+    expect_completion(pair, 2, 30, true, "Doc 1: a\nDoc 2: Rome");
+    expect_completion(pair, 4, 30, true, pair->documents);
     zs_pairs_free(&pairs);
 }
 
@@ -367,6 +418,7 @@ int main(void) {
         cmocka_unit_test(judges),
         cmocka_unit_test(contains_agrees_with_annotators),
         cmocka_unit_test(merges_equal_searches),
+        cmocka_unit_test(contrasts),
         cmocka_unit_test(selects),
         cmocka_unit_test(completes),
         cmocka_unit_test(checks_the_form),

@@ -28,7 +28,7 @@ typedef struct zs_pair {
     int64_t turn;    /* of its episode, from 0 */
     /* Searches that it stands for after zs_pairs_merge; of those with a known end, and with the right one. */
     int64_t copies, outcomes, right;
-    bool contrast; /* no search of its own: made by zs_pairs_add_contrast */
+    int64_t contrast_of; /* the place of the useful pair that it was made for; -1: it was searched itself */
     zs_verdict verdict;
     zs_part part;
 } zs_pair;

@@ -206,12 +206,13 @@ static zs_status write_pairs(const collector *c, zs_error *err) {
                                  pair->documents, "turn", (json_int_t)pair->turn, "copies",
                                  (json_int_t)pair->copies, "outcomes", (json_int_t)pair->outcomes,
                                  "ended_right", (json_int_t)pair->right, "verdict", verdicts[pair->verdict],
-                                 "contrast", pair->contrast, "part", parts[pair->part]));
+                                 "contrast", pair->contrast_of >= 0, "part", parts[pair->part]));
     }
     return write_file(c, "pairs.jsonl", &lines, err);
 }
 
-/* train.jsonl, held_out.jsonl, and the held-out examples' queries for `eval --simulator`. */
+/* train.jsonl, held_out.jsonl, and the held-out examples' queries for `eval --simulator`, that of a useful
+ * one and its contrast once. */
 static zs_status write_examples(collector *c, const zs_simulator_options *options, int64_t words, bool clean,
                                 zs_error *err) {
     zs_string lines[3] = {{0}, {0}, {0}}, queries = {0}, prompt = {0};
@@ -233,7 +234,8 @@ static zs_status write_examples(collector *c, const zs_simulator_options *option
         if (status == ZS_OK)
             zs_record_line(&lines[pair->part],
                            json_pack("{s:s,s:s}", "prompt", prompt.data, "completion", completion.data));
-        if (pair->part == ZS_PART_HELD_OUT)
+        bool told = pair->contrast_of >= 0 && c->pairs.items[pair->contrast_of].part == ZS_PART_HELD_OUT;
+        if (pair->part == ZS_PART_HELD_OUT && !told)
             zs_record_line(&queries, json_pack("{s:s,s:s,s:o}", "query", pair->query, "question",
                                                pair->question, "golden_answers", answer_list(pair)));
         zs_string_free(&answer);

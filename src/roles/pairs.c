@@ -34,6 +34,7 @@ zs_pair *zs_pairs_add(zs_pairs *pairs, const char *query, const char *question, 
                       .documents = zs_strdup(""),
                       .further = zs_strdup(""),
                       .copies = 1,
+                      .contrast_of = -1,
                       .verdict = ZS_UNDECIDED};
     for (int i = 0; i < num_answers; i++)
         pair->answers[i] = zs_strdup(answers[i]);

@@ -203,7 +203,7 @@ int64_t zs_pairs_add_contrast(zs_pairs *pairs, int top_k) {
             made->documents = zs_strdup(noise.data);
             made->turn = turn;
             made->verdict = ZS_NOISY;
-            made->contrast = true;
+            made->contrast_of = i;
         }
         zs_string_free(&noise);
     }
