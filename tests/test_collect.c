@@ -109,13 +109,14 @@ static void judges(void **state) {
     (void)state;
     zs_pairs pairs = {0};
     add(&pairs, "Q", "The Hague", "q",
-        "Doc 1: x\nDoc 2: It lies in the Hague!");      /* by normalised containment */
-    add(&pairs, "Q", "2", "q", "Doc 1: x\nDoc 2: y");   /* a mark is no text */
-    add(&pairs, "Q", "x y", "q", "Doc 1: x\nDoc 2: y"); /* nor do documents join */
-    add(&pairs, "Q", "Yes.", "q", "Doc 1: yes");        /* which proves nothing */
+        "Doc 1: x\nDoc 2: It lies in the Hague!");             /* by normalised containment */
+    add(&pairs, "Q", "2", "q", "Doc 1: x\nDoc 2: y");          /* a mark is no text */
+    add(&pairs, "Q", "x y", "q", "Doc 1: x\nDoc 2: y");        /* nor do documents join */
+    add(&pairs, "Q", "Yes.", "q", "Doc 1: yes");               /* which proves nothing */
+    add(&pairs, "Q", "Rome", "who rules rome", "Doc 1: Rome"); /* the query tells it */
     zs_judge_contains(&pairs);
-    static const zs_verdict contains[] = {ZS_USEFUL, ZS_NOISY, ZS_NOISY, ZS_UNDECIDED};
-    for (int i = 0; i < 4; i++)
+    static const zs_verdict contains[] = {ZS_USEFUL, ZS_NOISY, ZS_NOISY, ZS_UNDECIDED, ZS_UNDECIDED};
+    for (int i = 0; i < 5; i++)
         assert_int_equal(pairs.items[i].verdict, contains[i]);
     static const int ends[4][2] = {{1, 1}, {1, 0}, {2, 1}, {0, 0}}; /* known, right */
     static const zs_verdict outcome[] = {ZS_USEFUL, ZS_NOISY, ZS_UNDECIDED, ZS_UNDECIDED};
@@ -177,12 +178,13 @@ static void contains_agrees_with_annotators(void **state) {
                 number += zs_search_append_document(text, (int64_t)strlen(text), number + 1, &documents);
             }
             if (number > 0)
-                add(&pairs, "Q", json_string_value(json_array_get(golden, 0)), kinds[kind], documents.data);
+                add(&pairs, "Q", json_string_value(json_array_get(golden, 0)), "?", documents.data)->turn =
+                    kind;
             zs_string_free(&documents);
         }
         zs_judge_contains(&pairs);
         for (int64_t i = 0; i < pairs.count; i++) {
-            int kind = !strcmp(pairs.items[i].query, "useful");
+            int64_t kind = pairs.items[i].turn;
             if (pairs.items[i].verdict == ZS_UNDECIDED) continue;
             all[kind]++;
             right[kind] += pairs.items[i].verdict == (kind ? ZS_USEFUL : ZS_NOISY);
@@ -236,18 +238,19 @@ static zs_pair *add_deep(zs_pairs *pairs, const char *answer, const char *docume
 static void contrasts(void **state) {
     (void)state;
     zs_pairs pairs = {0};
-    static const char shown[] = "Doc 1: a\nDoc 2: in Rome\nDoc 3: b",
+    static const char shown[] = "Doc 1: a\nDoc 2: in Rome, q\nDoc 3: b",
                       rest[] = "Doc 1: Rome!\nDoc 2: c\nDoc 3: d";
     add_deep(&pairs, "Rome", shown, rest, ZS_NOISY);            /* is noise itself */
     add_deep(&pairs, "Oslo", shown, rest, ZS_USEFUL);           /* led to the answer without it */
     add_deep(&pairs, "Rome", shown, rest, ZS_USEFUL)->turn = 2; /* gets a, b, c */
     add_deep(&pairs, "Rome", shown, "Doc 1: Rome!", ZS_USEFUL); /* too little is left */
     add_deep(&pairs, "yes", "Doc 1: yes\nDoc 2: a\nDoc 3: b", rest, ZS_USEFUL); /* says nothing */
-    add_deep(&pairs, "Rome", "Doc 1: a", rest, ZS_USEFUL); /* only what was shown counts */
+    add_deep(&pairs, "Rome", "Doc 1: a", rest, ZS_USEFUL);   /* only what was shown counts */
+    add_deep(&pairs, "Q", shown, "Doc 1: Rome!", ZS_USEFUL); /* the query names it */
     add_deep(&pairs, "Rome", shown, rest, ZS_UNDECIDED);
     assert_int_equal(zs_pairs_add_contrast(&pairs, 3), 1);
-    assert_int_equal(pairs.count, 8);
-    const zs_pair *made = &pairs.items[7];
+    assert_int_equal(pairs.count, 9);
+    const zs_pair *made = &pairs.items[8];
     assert_string_equal(made->documents, "Doc 1: a\nDoc 2: b\nDoc 3: c");
     assert_string_equal(made->query, "q");
     assert_string_equal(made->question, "Q");
@@ -335,7 +338,7 @@ static void completes(void **state) {
                         "h\nDoc 3: a b c. d");
     pair->verdict = ZS_USEFUL;
     expect_completion(pair, 5, 30, true, pair->documents);
-    expect_completion(pair, 1, 30, true, "Doc 1: one two three four five six seven");
+    expect_completion(pair, 1, 30, true, "Doc 1: \"T\" a b c d. It is Rome. e f g h");
     /* cut at four words, or at a sentence's end soon after; a document that states the answer keeps it */
     expect_completion(pair, 3, 4, true,
                       "Doc 1: one two three four\nDoc 2: \"T\" It is Rome. e\nDoc 3: a b c. d");

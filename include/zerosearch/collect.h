@@ -61,13 +61,14 @@ int zs_documents_split(const char *documents, char ***out);
 void zs_documents_free(char **documents, int count);
 /* Does a text hold a golden answer, by the containment of zs_score? */
 bool zs_holds_answer(const char *text, char *const *answers, int num_answers);
-/* Is an answer among them that stands in documents by chance, or in all: yes, no, nothing but articles? */
-bool zs_answers_say_nothing(char *const *answers, int num_answers);
+/* Would documents hold the pair's answer by chance, or whatever they tell: is it yes or no, nothing but
+ * articles, or named by the query itself? */
+bool zs_answer_proves_nothing(const zs_pair *pair);
 /* Does one of the documents? */
 bool zs_documents_hold(const char *documents, char *const *answers, int num_answers);
 
 /* Judges. outcome: most of the pair's trajectories ended in the right answer. contains: a document holds a
- * golden answer; undecided where the answers are yes and no, which no document is sure not to hold. */
+ * golden answer; undecided where an answer proves nothing. */
 void zs_judge_outcome(zs_pairs *pairs);
 void zs_judge_contains(zs_pairs *pairs);
 /* A model (model.judge) is asked, greedily, by the prompt collect.judge_template; `pairs` is read on rank 0
@@ -81,7 +82,7 @@ zs_verdict zs_judge_parse(const char *text);
 /* Contrast. A good engine finds noise only for bad queries, and a simulator tuned on that learns to judge
  * queries, not to do what it is told. So each useful pair whose documents hold an answer gets a noisy one
  * beside it, at the array's end: the first top_k of `documents` and `further` that hold none. None is made
- * where fewer are left, or where the answer says nothing. Returns how many were made. */
+ * where fewer are left, or where the answer proves nothing. Returns how many were made. */
 int64_t zs_pairs_add_contrast(zs_pairs *pairs, int top_k);
 
 /* Selection. Which of the judged pairs become examples. */

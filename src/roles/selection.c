@@ -191,7 +191,7 @@ int64_t zs_pairs_add_contrast(zs_pairs *pairs, int top_k) {
     int64_t before = pairs->count;
     for (int64_t i = 0; i < before; i++) {
         const zs_pair *pair = &pairs->items[i];
-        if (pair->verdict != ZS_USEFUL || zs_answers_say_nothing(pair->answers, pair->num_answers) ||
+        if (pair->verdict != ZS_USEFUL || zs_answer_proves_nothing(pair) ||
             !zs_documents_hold(pair->documents, pair->answers, pair->num_answers))
             continue;
         zs_string noise = {0};
