@@ -41,10 +41,13 @@ typedef struct zs_pairs {
 
 /* Adds the searches of a file of JSON lines (gzip accepted), in order. A row is
  *   a trajectory
- * {"question","golden_answers","em","cover_em","searches":[{"turn","query","documents","failed"}]} a search
- * {"query","question","golden_answers","documents"}, and perhaps "right" (true, false) or "label" ("useful",
- * "noisy"), which say how its trajectory ended a query        the same without documents, where
- * need_documents is false documents: "Doc 1: ..." as one text, or a list of texts or of {"title","text"}.
+ * {"question","golden_answers","em","cover_em","searches":[{"turn","query","documents","further","failed"}]}
+ *   a search
+ * {"query","question","golden_answers","documents"}, and perhaps "further", and "right" (true, false) or
+ * "label" ("useful", "noisy"), which say how its trajectory ended
+ *   a query
+ * the same without documents, where need_documents is false.
+ * documents, further: "Doc 1: ..." as one text, or a list of texts or of {"title","text"}.
  * `right`: the score that must be 1 (em, cover_em). The error names file, line and key. */
 zs_status zs_pairs_read(const char *path, const char *right, bool need_documents, zs_pairs *out,
                         zs_error *err);

@@ -379,7 +379,11 @@ const zs_command zs_command_collect = {
     "  Prompts are those of the engine simulate_sft under the same settings (search.useful_template, ...).\n"
     "  --from takes trajectories.jsonl or rows {\"query\",\"question\",\"golden_answers\",\"documents\"}, "
     "and perhaps\n"
-    "  \"right\" or \"label\", which say how the trajectory ended. Settings: collect.* (--show-config).\n",
+    "  \"right\" or \"label\", which say how the trajectory ended, and \"further\", documents that were not "
+    "shown.\n"
+    "  A useful search gives a noisy example for contrast: what else the engine returned, without the "
+    "documents that\n"
+    "  hold the answer (collect.contrast). Settings: collect.* (--show-config).\n",
     options,
     run_collect,
     false};
