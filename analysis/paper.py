@@ -3,7 +3,7 @@
 
     analysis/paper.py FOLDER [--out FOLDER]
 
-Reads FOLDER/CELL/seed-N/eval.json and metrics.jsonl of the cells that are done. Every number comes from there: a cell that
+Reads FOLDER/CELL/seed-N/eval.json, simulator.json and metrics.jsonl of the cells that are done. Every number comes from there: a cell that
 is not done is shown as missing, and a finding that needs it is left open. Mean and standard deviation are over seeds; two
 cells are compared seed by seed, since a seed's cells share their world and their start.
 """
@@ -91,6 +91,17 @@ TABLES = [
 ]
 BEFORE_RL = {"zerosearch": "search", "zerosearch_instruct": "search_instruct"}
 CELLS = list(dict.fromkeys(cell for _, rows, _, _ in TABLES for _, cell in rows))
+# The simulators themselves: (label, cell), and findings as above.
+SIMULATORS = [(f"{way}, {size.upper()}", f"quality_{cell}_{size}")
+              for way, cell in (("prompted", "prompted"), ("tuned on the world's texts", "tuned"),
+                                ("tuned on collected searches", "collected")) for size in "sml"]
+REAL_ENGINE = "corpus"
+QUALITY_FINDINGS = [("quality_tuned_m", "quality_prompted_m", False, "Section 5.2: a tuned model does better as it is told",
+                     "obedience"),
+                    ("quality_tuned_l", "quality_tuned_s", False, "Section 5.2: a larger one tells useful from noisy better",
+                     "obedience"),
+                    ("quality_collected_m", "quality_prompted_m", False,
+                     f"{OURS}: a model tuned on a policy's searches with a real engine does better as it is told", "obedience")]
 
 
 # --- reading ---
@@ -112,6 +123,22 @@ def read_cell(folder, cell):
         if scores:
             seeds[path.rsplit("-", 1)[1]] = {"sets": scores, "metrics": report.read_metrics(path)}
     return seeds
+
+
+def read_simulator(folder, cell):
+    """{seed: {source: figures}} of the seeds that are done; the sources useful, noisy and real."""
+    seeds = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), cell, "seed-*"))):
+        if not os.path.exists(os.path.join(path, "done")):
+            continue
+        try:
+            with open(os.path.join(path, "simulator.json"), encoding="utf-8") as file:
+                sources = {one["name"].split(", ")[-1]: one for one in json.load(file)["sources"]}
+            seeds[path.rsplit("-", 1)[1]] = {
+                source: {key: float(figures[key]) for key in ("holds", "valid", "duplicates")} for source, figures in sources.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"{path}/simulator.json: left out: {error!r}", file=sys.stderr)
+    return {seed: sources for seed, sources in seeds.items() if {"useful", "noisy"} <= set(sources)}
 
 
 def score(run, name):
@@ -139,6 +166,25 @@ def table_rows(runs, rows):
                  for name in [name for name, _ in SETS] + ["mean"]]
         out.append([label, cell, str(len(seeds)) if seeds else "missing"] + cells)
     return out
+
+
+def simulator_rows(simulators):
+    """A row for each simulator, and the real engine as the first of each seed's cells met it."""
+    def figures(seeds, source, key):
+        return mean_and_spread([sources[source][key] for sources in seeds.values() if source in sources])
+
+    out = []
+    for label, cell in SIMULATORS:
+        seeds = simulators[cell]
+        out.append([label, cell, str(len(seeds)) if seeds else "missing", figures(seeds, "useful", "holds"),
+                    figures(seeds, "noisy", "holds"), figures(seeds, "useful", "valid"), figures(seeds, "noisy", "valid")])
+    real = {}
+    for seeds in simulators.values():
+        for seed, sources in seeds.items():
+            if REAL_ENGINE in sources:
+                real.setdefault(seed, sources)
+    return out + [["real engine", REAL_ENGINE, str(len(real)) if real else "missing", figures(real, REAL_ENGINE, "holds"), "",
+                   figures(real, REAL_ENGINE, "valid"), ""]]
 
 
 # --- findings ---
@@ -171,7 +217,13 @@ def steadiness(runs, cell, seed):
     return -statistics.stdev(b - a for a, b in zip(late, late[1:])) if len(late) > 2 else None
 
 
-MEASURES = {"EM": mean_em, "gain": gain, "steadiness": steadiness,
+def obedience(runs, cell, seed):
+    """How far a simulator's useful documents hold the answer oftener than its noisy ones."""
+    sources = runs[cell][seed]
+    return sources["useful"]["holds"] - sources["noisy"]["holds"]
+
+
+MEASURES = {"EM": mean_em, "gain": gain, "steadiness": steadiness, "obedience": obedience,
             "early reward": lambda runs, cell, seed: quarter(runs, cell, seed, False),
             "late reward": lambda runs, cell, seed: quarter(runs, cell, seed, True)}
 
@@ -240,30 +292,49 @@ def draw_curves(title, runs, rows, cells):
 # --- the report ---
 
 HEADS = ["", "cell", "seeds"] + [label for _, label in SETS] + ["mean"]
+QUALITY_HEADS = ["", "cell", "seeds", "useful: hold the answer", "noisy: hold the answer", "useful: right form", "noisy: right form"]
+QUALITY_TITLE = "The simulators themselves"
+QUALITY_ABOUT = ("Replies to a policy's searches for the test questions, those that the real engine answers with a document that "
+                 "holds the answer: the share of replies that hold it, and that are five documents in the exact form. "
+                 "Obedience: how much oftener useful replies hold it than noisy ones.")
 ABOUT = ("Exact match with the real engine on held-out entities, greedy: mean ± standard deviation over seeds. The findings are those of "
          "Sun et al. 2025 (arXiv 2505.04588v2), with the mean EM in per cent that the paper gives, and some of our own. The miniature "
          "agrees with one, or does not, where the difference seed by seed is larger than its own standard deviation.")
 
 
-def markdown(runs):
+def quality_sentences(simulators):
+    return [sentence(simulators, *finding) for finding in QUALITY_FINDINGS]
+
+
+def markdown(runs, simulators):
     out = ["# The paper's tables in miniature", "", ABOUT, ""]
     for title, rows, _, findings in TABLES:
         out += [f"## {title}", "", "| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
         out += ["| " + " | ".join(row) + " |" for row in table_rows(runs, rows)]
         out += [""] + [f"- {sentence(runs, *finding)}" for finding in findings] + [""]
+    out += [f"## {QUALITY_TITLE}", "", QUALITY_ABOUT, "", "| " + " | ".join(QUALITY_HEADS) + " |", "|" + " --- |" * len(QUALITY_HEADS)]
+    out += ["| " + " | ".join(row) + " |" for row in simulator_rows(simulators)]
+    out += [""] + [f"- {one}" for one in quality_sentences(simulators)] + [""]
     return "\n".join(out)
 
 
-def page(runs):
+def html_table(heads, rows, sentences):
+    heads = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
+    body = "".join("<tr>" + "".join(f'<td{" class=number" if i > 1 else ""}>{html.escape(value)}</td>'
+                                    for i, value in enumerate(row)) + "</tr>" for row in rows)
+    return (f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table><ul>" +
+            "".join(f"<li>{html.escape(one)}</li>" for one in sentences) + "</ul>")
+
+
+def page(runs, simulators):
     out = [f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>The paper\'s tables in miniature</title>'
            f'<style>{report.STYLE}</style></head><body><h1>The paper\'s tables in miniature</h1><p>{html.escape(ABOUT)}</p>']
     for title, rows, curves, findings in TABLES:
-        heads = "".join(f"<th>{html.escape(head)}</th>" for head in HEADS)
-        body = "".join("<tr>" + "".join(f'<td{" class=number" if i > 1 else ""}>{html.escape(value)}</td>'
-                                        for i, value in enumerate(row)) + "</tr>" for row in table_rows(runs, rows))
-        out.append(f"<h2>{html.escape(title)}</h2><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table><ul>" +
-                   "".join(f"<li>{html.escape(sentence(runs, *finding))}</li>" for finding in findings) + "</ul>" +
+        out.append(f"<h2>{html.escape(title)}</h2>" +
+                   html_table(HEADS, table_rows(runs, rows), [sentence(runs, *finding) for finding in findings]) +
                    draw_curves(title, runs, rows, curves))
+    out.append(f"<h2>{html.escape(QUALITY_TITLE)}</h2><p>{html.escape(QUALITY_ABOUT)}</p>" +
+               html_table(QUALITY_HEADS, simulator_rows(simulators), quality_sentences(simulators)))
     return "".join(out) + "</body></html>\n"
 
 
@@ -281,15 +352,16 @@ def main():
     parser.add_argument("--cells", action="store_true", help="only print the cells that the tables show")
     arguments = parser.parse_args()
     if arguments.cells:
-        print("\n".join(CELLS))
+        print("\n".join([*CELLS, *(cell for _, cell in SIMULATORS)]))
         return
     if not arguments.folder or not os.path.isdir(arguments.folder):
         sys.exit(f"paper.py: {arguments.folder}: no such folder")
     runs = {cell: read_cell(arguments.folder, cell) for cell in CELLS}
+    simulators = {cell: read_simulator(arguments.folder, cell) for _, cell in SIMULATORS}
     out = arguments.out or arguments.folder
     try:
-        write(os.path.join(out, "report.md"), markdown(runs))
-        write(os.path.join(out, "report.html"), page(runs))
+        write(os.path.join(out, "report.md"), markdown(runs, simulators))
+        write(os.path.join(out, "report.html"), page(runs, simulators))
     except OSError as error:
         sys.exit(f"paper.py: {out}: {error.strerror}")
     if report.plt is None:

@@ -13,7 +13,9 @@ source jobs/demo_stages.sh
 PAPER=${PAPER:-paper} PAPER_SEEDS=${PAPER_SEEDS:-1 2 3}
 
 # CELL STAGE FROM [SETTINGS]. `train` starts from the model of FROM, of a pair POLICY+SIMULATOR, and ends with an
-# evaluation. A cell comes after those that it is made from. What a table has twice is one cell (analysis/paper.py).
+# evaluation. `simulator_eval` asks a simulator for useful and for noisy documents, by a policy's searches for the test
+# questions to which the real engine gives the answer (`searches`). A cell comes after those that it is made from. What a
+# table has twice is one cell (analysis/paper.py).
 cells=$(
     echo "world world -"
     for size in s m l; do
@@ -23,8 +25,11 @@ cells=$(
     done
     cat <<'CELLS'
 instruct instruct base_2_m
-collected collect instruct+base_2_m search.words=100 collect.questions=1500 collect.judge=contains collect.end=</information>
-simulator_collected simulator_collected base_2_m
+collected collect instruct+base_2_m search.words=100 collect.deduplicate=question collect.end=</information>
+simulator_collected_s simulator_collected base_2_s
+simulator_collected_m simulator_collected base_2_m
+simulator_collected_l simulator_collected base_2_l
+searches searches instruct+base_2_m collect.judge=contains collect.contrast=false collect.balance=false
 direct eval base_2_m rollout.method=direct
 cot eval base_2_m rollout.method=cot
 rag eval base_2_m rollout.method=rag
@@ -45,7 +50,7 @@ prompted_m train base_2_m+base_2_m
 prompted_l train base_2_m+base_2_l
 tuned_s train base_2_m+simulator_s
 tuned_l train base_2_m+simulator_l
-tuned_collected train base_2_m+simulator_collected
+tuned_collected train base_2_m+simulator_collected_m
 reinforce train base_2_m+simulator_m learn.algorithm=reinforce
 reinforce++ train base_2_m+simulator_m learn.algorithm=reinforce++
 rloo train base_2_m+simulator_m learn.algorithm=rloo
@@ -63,6 +68,11 @@ turns_1 train base_2_m+simulator_m rollout.max_turns=1
 turns_2 train base_2_m+simulator_m rollout.max_turns=2
 turns_3 train base_2_m+simulator_m rollout.max_turns=3
 CELLS
+    for size in s m l; do
+        echo "quality_prompted_$size simulator_eval base_2_$size"
+        echo "quality_tuned_$size simulator_eval simulator_$size"
+        echo "quality_collected_$size simulator_eval simulator_collected_$size"
+    done
 )
 
 folder_of() { echo "$PAPER/$1/seed-$SEED"; }
@@ -87,14 +97,22 @@ make_cell() { # make_cell CELL STAGE FROM SETTINGS...: in the cell's folder, fro
         tune base_1 "$world/base_1.jsonl" "$folder/init" "$world" "$folder" "${sft_steps[@]}"
         ;;
     base_2 | simulator | instruct) tune "$stage" "$world/$stage.jsonl" "$(model_of "$from")" "$world" "$folder" "${sft_steps[@]}" ;;
-    collect)
+    collect | searches)
+        local part=train set=qa_train
+        [ "$stage" = collect ] || part=test set=qa_test
         mpirun_n "$RANKS" "$ZS" collect configs/demo.cfg --set seed="$SEED" --set model.policy="$(model_of "${from%+*}")" \
-            --set model.simulator="$(model_of "${from#*+}")" --set "data.train=[\"$world/qa_train.jsonl\"]" \
-            --set data.corpus="$world/corpus_train.jsonl" --set run.folder="$folder" "${options[@]}" \
+            --set model.simulator="$(model_of "${from#*+}")" --set "data.train=[\"$world/$set.jsonl\"]" \
+            --set data.corpus="$world/corpus_$part.jsonl" --set run.folder="$folder" "${options[@]}" \
             $([ ! -e "$folder/trajectories.jsonl" ] || echo --resume)
+        [ "$stage" = collect ] || grep '"verdict":"useful"' "$folder/pairs.jsonl" >"$folder/answered.jsonl"
         ;;
     simulator_collected)
-        tune simulator "$(folder_of collected)/train.jsonl" "$(model_of "$from")" "$world" "$folder" "${sft_steps[@]}"
+        tune simulator "$(folder_of collected)/train.jsonl" "$(model_of "$from")" "$world" "$folder" --set sft.epochs=2 "${sft_steps[@]}"
+        ;;
+    simulator_eval)
+        mpirun_n "$RANKS" "$ZS" eval configs/demo.cfg --simulator --set seed="$SEED" --set model.simulator="$(model_of "$from")" \
+            --queries "$(folder_of searches)/answered.jsonl" --set data.corpus="$world/corpus_test.jsonl" --set eval.questions=0 \
+            --out "$folder/simulator.json"
         ;;
     eval) evaluate "$(model_of "$from")" "$world" "$(quoted_sets "$world")" "$folder/eval.json" "${options[@]}" ;;
     train)
@@ -107,6 +125,7 @@ make_cell() { # make_cell CELL STAGE FROM SETTINGS...: in the cell's folder, fro
 needs() { # needs CELL STAGE FROM: the cells that it is made from
     [ "$2" = world ] || echo world
     [ "$2" != simulator_collected ] || echo collected
+    [ "$2" != simulator_eval ] || echo searches
     case $3 in - | init_*) ;; *) tr + '\n' <<<"$3" | uniq ;; esac
 }
 

@@ -173,6 +173,8 @@ static void server_respond(int out, const server_request *r, server_counts *coun
     char *body = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
     if (strstr(path, "/slow")) server_be_slow(counts);
     if (strstr(path, "/never")) sleep(1000);
+    if (strstr(path, "/mortal") && number >= 6)
+        kill(getppid(), SIGKILL), _exit(0); /* the server, with this */
     if (strstr(path, "/down") || (strstr(path, "/often_down") && number % 3 > 0) ||
         (strstr(path, "/flaky") && number < 2))
         server_answer(out, 500, "", "{\"detail\":\"out of order\"}");

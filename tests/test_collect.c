@@ -42,7 +42,7 @@ static void reads_the_searches_of_trajectories(void **state) {
         "{\"turn\":2,\"query\":\"q3\",\"documents\":\"No information available\",\"failed\":true}]}\n"
         "{\"question\":\"Q2\",\"golden_answers\":[\"C\"],\"em\":0,\"cover_em\":1,\"searches\":[]}\n"
         "{\"question\":\"Q3\",\"golden_answers\":[\"D\"],\"query\":\"q4\",\"label\":\"noisy\","
-        "\"documents\":[\"x\\ny\",{\"title\":\"T\",\"text\":\"z\"},\"\"]}\n");
+        "\"documents\":[\"x\\ny\",{\"title\":\"T\",\"text\":\"z\"},\"\"],\"further\":[\"v\",\"\",\"w\"]}\n");
     zs_pairs pairs = {0};
     zs_error err = {0};
     assert_int_equal(zs_pairs_read(path, "em", true, &pairs, &err), ZS_OK);
@@ -53,6 +53,9 @@ static void reads_the_searches_of_trajectories(void **state) {
     assert_int_equal(pairs.count, 2);
     assert_string_equal(pairs.items[0].query, "q1");
     assert_string_equal(pairs.items[0].documents, "Doc 1: one\nDoc 2: two");
+    assert_string_equal(pairs.items[0].further, "");
+    assert_string_equal(pairs.items[1].further, "Doc 1: v\nDoc 2: w");
+    assert_int_equal(pairs.items[0].contrast_of, -1);
     assert_int_equal(pairs.items[0].num_answers, 2);
     assert_int_equal(pairs.items[0].right, 1);
     assert_string_equal(pairs.items[1].documents, "Doc 1: x y\nDoc 2: \"T\" z");
@@ -70,6 +73,8 @@ static void bad_rows_are_named(void **state) {
         {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"documents\":\"\"}", "query"},
         {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"query\":\"q\"}", "documents"},
         {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"query\":\"q\",\"documents\":[1]}", "documents"},
+        {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"query\":\"q\",\"documents\":\"\",\"further\":[1]}",
+         "further"},
         {"{\"question\":\"Q\",\"golden_answers\":[\"A\"],\"query\":\"q\",\"documents\":\"\",\"label\":\"x\"}",
          "label"},
     };
@@ -104,13 +109,14 @@ static void judges(void **state) {
     (void)state;
     zs_pairs pairs = {0};
     add(&pairs, "Q", "The Hague", "q",
-        "Doc 1: x\nDoc 2: It lies in the Hague!");      /* by normalised containment */
-    add(&pairs, "Q", "2", "q", "Doc 1: x\nDoc 2: y");   /* a mark is no text */
-    add(&pairs, "Q", "x y", "q", "Doc 1: x\nDoc 2: y"); /* nor do documents join */
-    add(&pairs, "Q", "Yes.", "q", "Doc 1: yes");        /* which proves nothing */
+        "Doc 1: x\nDoc 2: It lies in the Hague!");             /* by normalised containment */
+    add(&pairs, "Q", "2", "q", "Doc 1: x\nDoc 2: y");          /* a mark is no text */
+    add(&pairs, "Q", "x y", "q", "Doc 1: x\nDoc 2: y");        /* nor do documents join */
+    add(&pairs, "Q", "Yes.", "q", "Doc 1: yes");               /* which proves nothing */
+    add(&pairs, "Q", "Rome", "who rules rome", "Doc 1: Rome"); /* the query tells it */
     zs_judge_contains(&pairs);
-    static const zs_verdict contains[] = {ZS_USEFUL, ZS_NOISY, ZS_NOISY, ZS_UNDECIDED};
-    for (int i = 0; i < 4; i++)
+    static const zs_verdict contains[] = {ZS_USEFUL, ZS_NOISY, ZS_NOISY, ZS_UNDECIDED, ZS_UNDECIDED};
+    for (int i = 0; i < 5; i++)
         assert_int_equal(pairs.items[i].verdict, contains[i]);
     static const int ends[4][2] = {{1, 1}, {1, 0}, {2, 1}, {0, 0}}; /* known, right */
     static const zs_verdict outcome[] = {ZS_USEFUL, ZS_NOISY, ZS_UNDECIDED, ZS_UNDECIDED};
@@ -172,12 +178,13 @@ static void contains_agrees_with_annotators(void **state) {
                 number += zs_search_append_document(text, (int64_t)strlen(text), number + 1, &documents);
             }
             if (number > 0)
-                add(&pairs, "Q", json_string_value(json_array_get(golden, 0)), kinds[kind], documents.data);
+                add(&pairs, "Q", json_string_value(json_array_get(golden, 0)), "?", documents.data)->turn =
+                    kind;
             zs_string_free(&documents);
         }
         zs_judge_contains(&pairs);
         for (int64_t i = 0; i < pairs.count; i++) {
-            int kind = !strcmp(pairs.items[i].query, "useful");
+            int64_t kind = pairs.items[i].turn;
             if (pairs.items[i].verdict == ZS_UNDECIDED) continue;
             all[kind]++;
             right[kind] += pairs.items[i].verdict == (kind ? ZS_USEFUL : ZS_NOISY);
@@ -216,6 +223,42 @@ static void merges_equal_searches(void **state) {
     assert_string_equal(pairs.items[3].query, "p");
     zs_judge_outcome(&pairs);
     assert_int_equal(pairs.items[0].verdict, ZS_USEFUL);
+    zs_pairs_free(&pairs);
+}
+
+static zs_pair *add_deep(zs_pairs *pairs, const char *answer, const char *documents, const char *further,
+                         zs_verdict verdict) {
+    zs_pair *pair = add(pairs, "Q", answer, "q", documents);
+    zs_free(pair->further);
+    pair->further = zs_strdup(further);
+    pair->verdict = verdict;
+    return pair;
+}
+
+static void contrasts(void **state) {
+    (void)state;
+    zs_pairs pairs = {0};
+    static const char shown[] = "Doc 1: a\nDoc 2: in Rome, q\nDoc 3: b",
+                      rest[] = "Doc 1: Rome!\nDoc 2: c\nDoc 3: d";
+    add_deep(&pairs, "Rome", shown, rest, ZS_NOISY);            /* is noise itself */
+    add_deep(&pairs, "Oslo", shown, rest, ZS_USEFUL);           /* led to the answer without it */
+    add_deep(&pairs, "Rome", shown, rest, ZS_USEFUL)->turn = 2; /* gets a, b, c */
+    add_deep(&pairs, "Rome", shown, "Doc 1: Rome!", ZS_USEFUL); /* too little is left */
+    add_deep(&pairs, "yes", "Doc 1: yes\nDoc 2: a\nDoc 3: b", rest, ZS_USEFUL); /* says nothing */
+    add_deep(&pairs, "Rome", "Doc 1: a", rest, ZS_USEFUL);   /* only what was shown counts */
+    add_deep(&pairs, "Q", shown, "Doc 1: Rome!", ZS_USEFUL); /* the query names it */
+    add_deep(&pairs, "Rome", shown, rest, ZS_UNDECIDED);
+    assert_int_equal(zs_pairs_add_contrast(&pairs, 3), 1);
+    assert_int_equal(pairs.count, 9);
+    const zs_pair *made = &pairs.items[8];
+    assert_string_equal(made->documents, "Doc 1: a\nDoc 2: b\nDoc 3: c");
+    assert_string_equal(made->query, "q");
+    assert_string_equal(made->question, "Q");
+    assert_string_equal(made->answers[0], "Rome");
+    assert_int_equal(made->verdict, ZS_NOISY);
+    assert_int_equal(made->contrast_of, 2);
+    assert_int_equal(made->turn, 2);
+    assert_int_equal(made->outcomes, 0); /* no trajectory is told twice */
     zs_pairs_free(&pairs);
 }
 
@@ -295,7 +338,7 @@ static void completes(void **state) {
                         "h\nDoc 3: a b c. d");
     pair->verdict = ZS_USEFUL;
     expect_completion(pair, 5, 30, true, pair->documents);
-    expect_completion(pair, 1, 30, true, "Doc 1: one two three four five six seven");
+    expect_completion(pair, 1, 30, true, "Doc 1: \"T\" a b c d. It is Rome. e f g h");
     /* cut at four words, or at a sentence's end soon after; a document that states the answer keeps it */
     expect_completion(pair, 3, 4, true,
                       "Doc 1: one two three four\nDoc 2: \"T\" It is Rome. e\nDoc 3: a b c. d");
@@ -306,6 +349,17 @@ static void completes(void **state) {
     pair = add(&pairs, "Q", "Rome", "q", "Doc 1: Rome");
     pair->verdict = ZS_NOISY;
     expect_completion(pair, 5, 30, true, "");
+    /* what is left out is made up for, in noise alone */
+    pair = add_deep(&pairs, "Rome", "Doc 1: a\nDoc 2: Rome", "Doc 1: Rome\nDoc 2: b\nDoc 3: c", ZS_NOISY);
+    expect_completion(pair, 2, 30, true, "Doc 1: a\nDoc 2: b");
+    expect_completion(pair, 5, 30, true, "Doc 1: a\nDoc 2: b\nDoc 3: c");
+    expect_completion(pair, 5, 30, false, "Doc 1: a\nDoc 2: Rome");
+    pair->verdict = ZS_USEFUL;
+    expect_completion(pair, 5, 30, true, "Doc 1: a\nDoc 2: Rome");
+    /* an answer beyond the documents asked for comes among them */
+    pair = add_deep(&pairs, "Rome", "Doc 1: a\nDoc 2: b\nDoc 3: c\nDoc 4: Rome", "", ZS_USEFUL);
+    expect_completion(pair, 2, 30, true, "Doc 1: a\nDoc 2: Rome");
+    expect_completion(pair, 4, 30, true, pair->documents);
     zs_pairs_free(&pairs);
 }
 
@@ -367,6 +421,7 @@ int main(void) {
         cmocka_unit_test(judges),
         cmocka_unit_test(contains_agrees_with_annotators),
         cmocka_unit_test(merges_equal_searches),
+        cmocka_unit_test(contrasts),
         cmocka_unit_test(selects),
         cmocka_unit_test(completes),
         cmocka_unit_test(checks_the_form),

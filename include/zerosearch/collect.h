@@ -24,9 +24,11 @@ typedef struct zs_pair {
     char **answers; /* [num_answers] golden ones */
     int num_answers;
     char *documents; /* "Doc 1: ...\nDoc 2: ..."; "" in a file of queries */
+    char *further;   /* in the same form, those that the engine gave beyond what was shown; or "" */
     int64_t turn;    /* of its episode, from 0 */
     /* Searches that it stands for after zs_pairs_merge; of those with a known end, and with the right one. */
     int64_t copies, outcomes, right;
+    int64_t contrast_of; /* the place of the useful pair that it was made for; -1: it was searched itself */
     zs_verdict verdict;
     zs_part part;
 } zs_pair;
@@ -39,10 +41,13 @@ typedef struct zs_pairs {
 
 /* Adds the searches of a file of JSON lines (gzip accepted), in order. A row is
  *   a trajectory
- * {"question","golden_answers","em","cover_em","searches":[{"turn","query","documents","failed"}]} a search
- * {"query","question","golden_answers","documents"}, and perhaps "right" (true, false) or "label" ("useful",
- * "noisy"), which say how its trajectory ended a query        the same without documents, where
- * need_documents is false documents: "Doc 1: ..." as one text, or a list of texts or of {"title","text"}.
+ * {"question","golden_answers","em","cover_em","searches":[{"turn","query","documents","further","failed"}]}
+ *   a search
+ * {"query","question","golden_answers","documents"}, and perhaps "further", and "right" (true, false) or
+ * "label" ("useful", "noisy"), which say how its trajectory ended
+ *   a query
+ * the same without documents, where need_documents is false.
+ * documents, further: "Doc 1: ..." as one text, or a list of texts or of {"title","text"}.
  * `right`: the score that must be 1 (em, cover_em). The error names file, line and key. */
 zs_status zs_pairs_read(const char *path, const char *right, bool need_documents, zs_pairs *out,
                         zs_error *err);
@@ -59,11 +64,14 @@ int zs_documents_split(const char *documents, char ***out);
 void zs_documents_free(char **documents, int count);
 /* Does a text hold a golden answer, by the containment of zs_score? */
 bool zs_holds_answer(const char *text, char *const *answers, int num_answers);
+/* Would documents hold the pair's answer by chance, or whatever they tell: is it yes or no, nothing but
+ * articles, or named by the query itself? */
+bool zs_answer_proves_nothing(const zs_pair *pair);
 /* Does one of the documents? */
 bool zs_documents_hold(const char *documents, char *const *answers, int num_answers);
 
 /* Judges. outcome: most of the pair's trajectories ended in the right answer. contains: a document holds a
- * golden answer; undecided where the answers are yes and no, which no document is sure not to hold. */
+ * golden answer; undecided where an answer proves nothing. */
 void zs_judge_outcome(zs_pairs *pairs);
 void zs_judge_contains(zs_pairs *pairs);
 /* A model (model.judge) is asked, greedily, by the prompt collect.judge_template; `pairs` is read on rank 0
@@ -73,6 +81,12 @@ zs_status zs_judge_llm(const zs_comm *comm, const zs_config *config, zs_pairs *p
  * before
  * </think> does not count. */
 zs_verdict zs_judge_parse(const char *text);
+
+/* Contrast. A good engine finds noise only for bad queries, and a simulator tuned on that learns to judge
+ * queries, not to do what it is told. So each useful pair whose documents hold an answer gets a noisy one
+ * beside it, at the array's end: the first top_k of `documents` and `further` that hold none. None is made
+ * where fewer are left, or where the answer proves nothing. Returns how many were made. */
+int64_t zs_pairs_add_contrast(zs_pairs *pairs, int top_k);
 
 /* Selection. Which of the judged pairs become examples. */
 typedef struct zs_selection {
@@ -90,8 +104,9 @@ typedef struct zs_selected {
 zs_selected zs_pairs_select(zs_pairs *pairs, const zs_selection *selection);
 
 /* The completion of an example: the documents as the simulator is to write them, each cut to about `words`
- * words (a useful one so that it still holds the answer that it held), at most top_k; `clean`: those of a
- * noisy pair that hold an answer left out. Appends nothing when none is left. */
+ * words (a useful one so that it still holds the answer that it held), at most top_k: of a useful pair in
+ * which only later ones hold an answer, the first of these comes last; `clean`: those of a noisy pair that
+ * hold an answer are left out, and `further` ones take their place. Appends nothing when none is left. */
 void zs_pair_completion(const zs_pair *pair, int top_k, int64_t words, bool clean, zs_string *out);
 
 /* Figures of a source of documents. */

@@ -37,6 +37,10 @@ bool zs_search_is_self(const char *engine);      /* self: made by zs_setup_self,
  * world. */
 zs_status zs_setup_search(const zs_comm *comm, const zs_config *config, const char *engine, bool here,
                           zs_search_setup *out, zs_error *err);
+/* The same engine, which returns up to `documents` for a query in place of search.top_k; a simulator writes
+ * search.top_k all the same. */
+zs_status zs_setup_deep_search(const zs_comm *comm, const zs_config *config, const char *engine,
+                               int documents, bool here, zs_search_setup *out, zs_error *err);
 void zs_setup_search_free(zs_search_setup *setup);
 
 /* The engine `self`: the policy that a rollout plays, with the weights that it has when it is asked, writes
@@ -48,10 +52,12 @@ zs_status zs_setup_self(const zs_config *config, const zs_model *model, const zs
                         const zs_chat *chat, zs_search_setup *out, zs_error *err);
 
 /* Parts of it: the prompts that make a model write documents (search.useful_template and noisy_template, or
- * the engine's own); a service, its keys taken from the environment. Local. */
+ * the engine's own); a service of up to `documents` for a query, its keys taken from the environment. Local.
+ */
 zs_status zs_setup_templates(const zs_config *config, const char *engine, zs_search_setup *out,
                              zs_error *err);
-zs_status zs_setup_service(const zs_config *config, const char *engine, zs_search_setup *out, zs_error *err);
+zs_status zs_setup_service(const zs_config *config, const char *engine, int documents, zs_search_setup *out,
+                           zs_error *err);
 
 /* Loads the model folder of `key` and its tokenizer, as model.read says; the tokenizer's ids must fit the
  * model. In f32, a copy for each rank. Collective on group, one error for all; NULL outside it. */

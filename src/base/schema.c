@@ -199,6 +199,7 @@ const zs_key zs_schema[] = {
     INT("collect.samples", 1, 1, 100000, "episodes of each question"),
     FLOAT("collect.temperature", 1.0, 0, 100, "temperature of the policy; 0: greedy"),
     INT("collect.chunk", 256, 1, 10000000, "questions played between two writes of trajectories.jsonl, where --resume goes on"),
+    INT("collect.depth", 0, 0, 1000, "documents that the engine is asked for; the policy sees search.top_k of them, noisy examples draw on all; 0: three times search.top_k"),
     CHOICE("collect.judge", "outcome", "outcome|contains|llm", "when documents count as useful: their trajectory ended in the right answer, they hold a golden answer, a model says that they suffice"),
     CHOICE("collect.right", "em", "em|cover_em", "score that must be 1 for a trajectory to have ended in the right answer"),
     STRING("collect.judge_template", "judge", "prompt of the judge llm: {query} {question} {answer} {documents}"),
@@ -209,7 +210,8 @@ const zs_key zs_schema[] = {
     INT("collect.per_question", 0, 0, 1000000000, "useful examples that one question may give, and noisy ones; 0: any number"),
     FLOAT("collect.held_out", 0.1, 0, 1, "share of the questions whose examples are kept out of training"),
     INT("collect.words", 0, 0, 1000000, "words at which a document of an example is cut, near a sentence's end; 0: search.words"),
-    BOOL("collect.clean", 1, "leave documents that hold a golden answer out of noisy examples"),
+    BOOL("collect.contrast", 1, "a useful search that holds a golden answer gives a noisy example too: what else the engine returned, without the documents that hold one"),
+    BOOL("collect.clean", 1, "leave documents that hold a golden answer out of noisy examples, the engine's next ones in their place"),
     STRING("collect.end", "", "put after each completion, for models without an end token"),
 
     STRINGS("sft.data", "files to tune on: prompt and completion, or text (JSON lines, gzip accepted)"),

@@ -22,7 +22,7 @@ typedef struct collector {
     const char *judge;
     /* root only: */
     zs_pairs pairs;
-    int64_t merged, emptied;
+    int64_t merged, emptied, contrasted;
     zs_selected selected;
     zs_search_setup simulator; /* templates, tokenizer and chat format of the simulator to be tuned */
 } collector;
@@ -36,6 +36,7 @@ static zs_status check_settings(const zs_config *then, const zs_config *now, zs_
                                           "collect.samples",
                                           "collect.chunk",
                                           "search.top_k",
+                                          "collect.depth",
                                           "search.observation_tokens",
                                           "rollout.max_turns",
                                           "rollout.context_tokens",
@@ -199,17 +200,19 @@ static zs_status write_pairs(const collector *c, zs_error *err) {
     zs_string lines = {0};
     for (int64_t i = 0; i < c->pairs.count; i++) {
         const zs_pair *pair = &c->pairs.items[i];
-        zs_record_line(&lines, json_pack("{s:s,s:s,s:o,s:s,s:I,s:I,s:I,s:I,s:s,s:s}", "query", pair->query,
-                                         "question", pair->question, "golden_answers", answer_list(pair),
-                                         "documents", pair->documents, "turn", (json_int_t)pair->turn,
-                                         "copies", (json_int_t)pair->copies, "outcomes",
-                                         (json_int_t)pair->outcomes, "ended_right", (json_int_t)pair->right,
-                                         "verdict", verdicts[pair->verdict], "part", parts[pair->part]));
+        zs_record_line(&lines,
+                       json_pack("{s:s,s:s,s:o,s:s,s:I,s:I,s:I,s:I,s:s,s:b,s:s}", "query", pair->query,
+                                 "question", pair->question, "golden_answers", answer_list(pair), "documents",
+                                 pair->documents, "turn", (json_int_t)pair->turn, "copies",
+                                 (json_int_t)pair->copies, "outcomes", (json_int_t)pair->outcomes,
+                                 "ended_right", (json_int_t)pair->right, "verdict", verdicts[pair->verdict],
+                                 "contrast", pair->contrast_of >= 0, "part", parts[pair->part]));
     }
     return write_file(c, "pairs.jsonl", &lines, err);
 }
 
-/* train.jsonl, held_out.jsonl, and the held-out examples' queries for `eval --simulator`. */
+/* train.jsonl, held_out.jsonl, and the held-out examples' queries for `eval --simulator`, that of a useful
+ * one and its contrast once. */
 static zs_status write_examples(collector *c, const zs_simulator_options *options, int64_t words, bool clean,
                                 zs_error *err) {
     zs_string lines[3] = {{0}, {0}, {0}}, queries = {0}, prompt = {0};
@@ -231,7 +234,8 @@ static zs_status write_examples(collector *c, const zs_simulator_options *option
         if (status == ZS_OK)
             zs_record_line(&lines[pair->part],
                            json_pack("{s:s,s:s}", "prompt", prompt.data, "completion", completion.data));
-        if (pair->part == ZS_PART_HELD_OUT)
+        bool told = pair->contrast_of >= 0 && c->pairs.items[pair->contrast_of].part == ZS_PART_HELD_OUT;
+        if (pair->part == ZS_PART_HELD_OUT && !told)
             zs_record_line(&queries, json_pack("{s:s,s:s,s:o}", "query", pair->query, "question",
                                                pair->question, "golden_answers", answer_list(pair)));
         zs_string_free(&answer);
@@ -261,18 +265,19 @@ static json_t *compare_with_outcome(const zs_pairs *pairs) {
 
 static zs_status write_counts(const collector *c, const int64_t judged[3], zs_error *err) {
     const zs_selected *s = &c->selected;
-    json_t *counts = json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I}", "judge", c->judge, "engine",
-                               zs_config_string(c->config, "collect.engine"), "trajectories",
-                               (json_int_t)c->pairs.rows, "searches", (json_int_t)c->pairs.searches, "failed",
-                               (json_int_t)c->pairs.failed, "without_documents", (json_int_t)c->pairs.empty,
-                               "merged", (json_int_t)c->merged, "pairs", (json_int_t)c->pairs.count);
+    json_t *counts =
+        json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I}", "judge", c->judge, "engine",
+                  zs_config_string(c->config, "collect.engine"), "trajectories", (json_int_t)c->pairs.rows,
+                  "searches", (json_int_t)c->pairs.searches, "failed", (json_int_t)c->pairs.failed,
+                  "without_documents", (json_int_t)c->pairs.empty, "merged", (json_int_t)c->merged, "pairs",
+                  (json_int_t)(c->pairs.count - c->contrasted));
     json_object_update_new(
-        counts,
-        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "useful", (json_int_t)judged[ZS_USEFUL], "noisy",
-                  (json_int_t)judged[ZS_NOISY], "undecided", (json_int_t)judged[ZS_UNDECIDED],
-                  "noisy_with_answer_only", (json_int_t)c->emptied, "duplicates", (json_int_t)s->duplicates,
-                  "over_per_question", (json_int_t)s->over, "unbalanced", (json_int_t)s->unbalanced,
-                  "verdict_and_outcome", compare_with_outcome(&c->pairs)));
+        counts, json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "useful", (json_int_t)judged[ZS_USEFUL],
+                          "noisy", (json_int_t)judged[ZS_NOISY], "undecided",
+                          (json_int_t)judged[ZS_UNDECIDED], "noisy_with_answer_only", (json_int_t)c->emptied,
+                          "contrast", (json_int_t)c->contrasted, "duplicates", (json_int_t)s->duplicates,
+                          "over_per_question", (json_int_t)s->over, "unbalanced", (json_int_t)s->unbalanced,
+                          "verdict_and_outcome", compare_with_outcome(&c->pairs)));
     static const char *const parts[] = {NULL, "train", "held_out"};
     for (int p = ZS_PART_TRAIN; p <= ZS_PART_HELD_OUT; p++)
         json_object_set_new(counts, parts[p],
@@ -291,13 +296,15 @@ static void say_counts(const collector *c, const int64_t judged[3]) {
     zs_log(ZS_LOG_INFO,
            "%" PRId64 " trajectories, %" PRId64 " searches (%" PRId64 " failed, %" PRId64
            " without documents, %" PRId64 " repeated): %" PRId64 " pairs",
-           c->pairs.rows, c->pairs.searches, c->pairs.failed, c->pairs.empty, c->merged, c->pairs.count);
+           c->pairs.rows, c->pairs.searches, c->pairs.failed, c->pairs.empty, c->merged,
+           c->pairs.count - c->contrasted);
     zs_log(ZS_LOG_INFO,
-           "judge %s: %" PRId64 " useful, %" PRId64 " noisy, %" PRId64 " undecided; left out %" PRId64
-           " duplicates, %" PRId64 " noisy ones that hold the answer throughout, %" PRId64
-           " over per_question, %" PRId64 " for balance",
-           c->judge, judged[ZS_USEFUL], judged[ZS_NOISY], judged[ZS_UNDECIDED], s->duplicates, c->emptied,
-           s->over, s->unbalanced);
+           "judge %s: %" PRId64 " useful, %" PRId64 " noisy, %" PRId64 " undecided; added %" PRId64
+           " noisy ones for contrast; left out %" PRId64 " duplicates, %" PRId64
+           " noisy ones that hold the answer throughout, %" PRId64 " over per_question, %" PRId64
+           " for balance",
+           c->judge, judged[ZS_USEFUL], judged[ZS_NOISY], judged[ZS_UNDECIDED], c->contrasted, s->duplicates,
+           c->emptied, s->over, s->unbalanced);
     zs_log(ZS_LOG_INFO,
            "%s: train.jsonl %" PRId64 " examples of %" PRId64 " questions, held_out.jsonl %" PRId64
            " of %" PRId64,
@@ -316,6 +323,8 @@ static zs_status write_all(collector *c, zs_error *err) {
     for (int64_t i = 0; i < c->pairs.count; i++)
         judged[c->pairs.items[i].verdict]++;
     drop_emptied(c, options.top_k, words, clean);
+    if (zs_config_bool(c->config, "collect.contrast"))
+        c->contrasted = zs_pairs_add_contrast(&c->pairs, options.top_k);
     select_pairs(c);
     status = write_pairs(c, err);
     if (status == ZS_OK) status = write_examples(c, &options, words, clean, err);
@@ -370,7 +379,11 @@ const zs_command zs_command_collect = {
     "  Prompts are those of the engine simulate_sft under the same settings (search.useful_template, ...).\n"
     "  --from takes trajectories.jsonl or rows {\"query\",\"question\",\"golden_answers\",\"documents\"}, "
     "and perhaps\n"
-    "  \"right\" or \"label\", which say how the trajectory ended. Settings: collect.* (--show-config).\n",
+    "  \"right\" or \"label\", which say how the trajectory ended, and \"further\", documents that were not "
+    "shown.\n"
+    "  A useful search gives a noisy example for contrast: what else the engine returned, without the "
+    "documents that\n"
+    "  hold the answer (collect.contrast). Settings: collect.* (--show-config).\n",
     options,
     run_collect,
     false};

@@ -2,6 +2,7 @@
  * both put together by the root. */
 #include "collect_play.h"
 
+#include "zerosearch/collect.h"
 #include "zerosearch/log.h"
 #include "zerosearch/memory.h"
 #include "zerosearch/record.h"
@@ -32,6 +33,7 @@ typedef struct player {
     zs_string searches;  /* JSON lines of what this rank's engine gave in this chunk */
     zs_rollout *rollout;
     int64_t samples, chunk;
+    int top_k, depth; /* documents that the policy sees, that the engine is asked for */
 } player;
 
 static json_t *clean_text(const char *text) {
@@ -42,13 +44,32 @@ static json_t *clean_text(const char *text) {
     return string;
 }
 
+/* Keeps what the engine gave, and leaves its first top_k documents to the policy: the others, which begin
+ * where the text is cut, as a list. */
+static json_t *split_off_further(const player *p, char *documents) {
+    char **texts;
+    int count = zs_documents_split(documents, &texts);
+    int64_t shown = 0; /* bytes */
+    json_t *further = json_array();
+    for (int i = 0; i < count; i++) {
+        if (i >= p->top_k)
+            json_array_append_new(further, clean_text(texts[i]));
+        else
+            shown += snprintf(NULL, 0, "%sDoc %d: ", i ? "\n" : "", i + 1) + (int64_t)strlen(texts[i]);
+    }
+    if (count > p->top_k) documents[shown] = '\0';
+    zs_documents_free(texts, count);
+    return further;
+}
+
 static void keep_search(void *context, const zs_query *query, const zs_reply *reply) {
     player *p = context;
+    json_t *further = split_off_further(p, reply->documents);
     zs_record_line(&p->searches,
-                   json_pack("{s:I,s:I,s:I,s:o,s:o,s:b}", "place", (json_int_t)query->question_index,
+                   json_pack("{s:I,s:I,s:I,s:o,s:o,s:o,s:b}", "place", (json_int_t)query->question_index,
                              "sample", (json_int_t)query->sample, "turn", (json_int_t)query->turn, "query",
-                             clean_text(query->query), "documents", clean_text(reply->documents), "failed",
-                             reply->failed));
+                             clean_text(query->query), "documents", clean_text(reply->documents), "further",
+                             further, "failed", reply->failed));
 }
 
 /* Runs of tokens of one kind as {"kind","text"}, without the prompt. */
@@ -259,8 +280,8 @@ static zs_status load(player *p, zs_error *err) {
         status = zs_setup_chat(p->config, "model.policy", p->tokenizer, p->policy.model, &p->chat, err);
     status = zs_comm_agree(comm, &comm->world, status, err);
     if (status == ZS_OK)
-        status = zs_setup_search(comm, p->config, p->engine, simulated ? comm->is_simulator : true, &p->setup,
-                                 err);
+        status = zs_setup_deep_search(comm, p->config, p->engine, p->depth,
+                                      simulated ? comm->is_simulator : true, &p->setup, err);
     if (status != ZS_OK) return status;
     if (p->setup.search) p->recorder = zs_search_recorder(p->setup.search, keep_search, p);
     status = zs_rollout_create(comm, p->config, p->policy.model, p->tokenizer, p->chat, !simulated,
@@ -287,7 +308,11 @@ zs_status zs_collect_play(zs_comm *comm, const zs_config *config, const char *pa
                 .engine = zs_config_string(config, "collect.engine"),
                 .path = path,
                 .samples = zs_config_int(config, "collect.samples"),
-                .chunk = zs_config_int(config, "collect.chunk")};
+                .chunk = zs_config_int(config, "collect.chunk"),
+                .top_k = (int)zs_config_int(config, "search.top_k"),
+                .depth = (int)zs_config_int(config, "collect.depth")};
+    if (p.depth == 0) p.depth = 3 * p.top_k;
+    if (p.depth < p.top_k) p.depth = p.top_k;
     int64_t done = 0;
     zs_run_catch_signals();
     zs_status status =

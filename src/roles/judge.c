@@ -30,12 +30,17 @@ static bool says_nothing(const char *answer) {
     return nothing;
 }
 
+bool zs_answer_proves_nothing(const zs_pair *pair) {
+    bool nothing = zs_holds_answer(pair->query, pair->answers, pair->num_answers);
+    for (int a = 0; a < pair->num_answers; a++)
+        nothing |= says_nothing(pair->answers[a]);
+    return nothing;
+}
+
 void zs_judge_contains(zs_pairs *pairs) {
     for (int64_t i = 0; i < pairs->count; i++) {
         zs_pair *pair = &pairs->items[i];
-        bool nothing = false;
-        for (int a = 0; a < pair->num_answers; a++)
-            nothing |= says_nothing(pair->answers[a]);
+        bool nothing = zs_answer_proves_nothing(pair);
         bool holds = !nothing && zs_documents_hold(pair->documents, pair->answers, pair->num_answers);
         pair->verdict = nothing ? ZS_UNDECIDED : holds ? ZS_USEFUL : ZS_NOISY;
     }

@@ -32,7 +32,9 @@ zs_pair *zs_pairs_add(zs_pairs *pairs, const char *query, const char *question, 
                       .answers = ZS_NEW(char *, num_answers),
                       .num_answers = num_answers,
                       .documents = zs_strdup(""),
+                      .further = zs_strdup(""),
                       .copies = 1,
+                      .contrast_of = -1,
                       .verdict = ZS_UNDECIDED};
     for (int i = 0; i < num_answers; i++)
         pair->answers[i] = zs_strdup(answers[i]);
@@ -44,6 +46,7 @@ static void free_pair(zs_pair *pair) {
     zs_free(pair->question);
     zs_documents_free(pair->answers, pair->num_answers);
     zs_free(pair->documents);
+    zs_free(pair->further);
 }
 
 void zs_pairs_free(zs_pairs *pairs) {
@@ -56,21 +59,22 @@ void zs_pairs_free(zs_pairs *pairs) {
 /* Reading. */
 
 /* "Doc 1: ..." of a text as engines give it, or of a list of texts or of {"title","text"}. */
-static zs_status read_documents(const json_t *value, const zs_place *place, zs_string *out, zs_error *err) {
+static zs_status read_documents(const json_t *value, const char *key, const zs_place *place, zs_string *out,
+                                zs_error *err) {
     static const char expected[] = "a text, or a list of texts or of {\"title\",\"text\"} was expected";
     if (json_is_string(value)) {
         if (strncmp(json_string_value(value), "Doc 1: ", 7) == 0)
             zs_string_puts(out, json_string_value(value));
         return ZS_OK; /* "No information available" holds no document */
     }
-    if (!json_is_array(value)) return fail_at(err, place, "documents", expected);
+    if (!json_is_array(value)) return fail_at(err, place, key, expected);
     int number = 0;
     for (size_t i = 0; i < json_array_size(value); i++) {
         const json_t *document = json_array_get(value, i);
         const char *title = json_string_value(json_object_get(document, "title"));
         const char *text =
             json_string_value(json_is_string(document) ? document : json_object_get(document, "text"));
-        if (!text) return fail_at(err, place, "documents", expected);
+        if (!text) return fail_at(err, place, key, expected);
         zs_string whole = {0};
         zs_string_printf(&whole, title && *title ? "\"%s\" " : "%s", title && *title ? title : "");
         zs_string_puts(&whole, text);
@@ -116,10 +120,19 @@ static zs_status read_row(const json_t *row, const char *right, const zs_place *
     return read_end(row, right, place, &out->end, err);
 }
 
+static void take_text(char **to, zs_string *text) {
+    if (text->length) {
+        zs_free(*to);
+        *to = zs_strdup(text->data);
+    }
+    zs_string_free(text);
+}
+
 /* One search; in a file of queries the documents may be missing, and the question is its own query. */
 static zs_status add_search(const json_t *search, const zs_row *row, const zs_place *place,
                             bool need_documents, zs_pairs *out, zs_error *err) {
-    const json_t *documents = json_object_get(search, "documents"), *query = json_object_get(search, "query");
+    const json_t *documents = json_object_get(search, "documents"), *query = json_object_get(search, "query"),
+                 *further = json_object_get(search, "further");
     if ((need_documents || query) && !json_is_string(query))
         return fail_at(err, place, "query", "a text was expected");
     out->searches++;
@@ -127,22 +140,23 @@ static zs_status add_search(const json_t *search, const zs_row *row, const zs_pl
         out->failed++;
         return ZS_OK;
     }
-    zs_string text = {0};
-    zs_status status = need_documents ? read_documents(documents, place, &text, err) : ZS_OK;
+    zs_string text = {0}, rest = {0};
+    zs_status status = need_documents ? read_documents(documents, "documents", place, &text, err) : ZS_OK;
+    if (status == ZS_OK && need_documents && further)
+        status = read_documents(further, "further", place, &rest, err);
     if (status == ZS_OK && need_documents && text.length == 0) {
         out->empty++;
     } else if (status == ZS_OK) {
         zs_pair *pair = zs_pairs_add(out, query ? json_string_value(query) : row->question, row->question,
                                      row->answers, row->num_answers);
-        if (text.length) {
-            zs_free(pair->documents);
-            pair->documents = zs_strdup(text.data);
-        }
+        take_text(&pair->documents, &text);
+        take_text(&pair->further, &rest);
         pair->turn = json_integer_value(json_object_get(search, "turn"));
         pair->outcomes = row->end >= 0;
         pair->right = row->end == 1;
     }
     zs_string_free(&text);
+    zs_string_free(&rest);
     return status;
 }
 

@@ -152,13 +152,73 @@ static int64_t title_length(const char *text) {
     return end ? end + 2 - text : 0;
 }
 
+/* The documents of a pair, and `further` ones after them, in order. */
+static int list_documents(const zs_pair *pair, bool further, char ***out) {
+    char **more = NULL;
+    int count = zs_documents_split(pair->documents, out);
+    int added = further ? zs_documents_split(pair->further, &more) : 0;
+    if (added > 0) {
+        *out = zs_grow(*out, count, count + added, sizeof **out);
+        memcpy(*out + count, more, (size_t)added * sizeof *more);
+    }
+    zs_free(more);
+    return count + added;
+}
+
+/* Brings the first document that holds an answer into the first top_k, as the last of them. */
+static void raise_answer(const zs_pair *pair, char **documents, int count, int top_k) {
+    int first = 0;
+    while (first < count && !zs_holds_answer(documents[first], pair->answers, pair->num_answers))
+        first++;
+    if (first < top_k || first == count) return;
+    char *raised = documents[first];
+    documents[first] = documents[top_k - 1];
+    documents[top_k - 1] = raised;
+}
+
+/* The first top_k documents that hold no answer; returns how many there are. */
+static int gather_noise(const zs_pair *pair, int top_k, zs_string *out) {
+    char **documents;
+    int count = list_documents(pair, true, &documents), number = 0;
+    for (int i = 0; i < count && number < top_k; i++)
+        if (!zs_holds_answer(documents[i], pair->answers, pair->num_answers))
+            number += zs_search_append_document(documents[i], (int64_t)strlen(documents[i]), number + 1, out);
+    zs_documents_free(documents, count);
+    return number;
+}
+
+int64_t zs_pairs_add_contrast(zs_pairs *pairs, int top_k) {
+    int64_t before = pairs->count;
+    for (int64_t i = 0; i < before; i++) {
+        const zs_pair *pair = &pairs->items[i];
+        if (pair->verdict != ZS_USEFUL || zs_answer_proves_nothing(pair) ||
+            !zs_documents_hold(pair->documents, pair->answers, pair->num_answers))
+            continue;
+        zs_string noise = {0};
+        if (gather_noise(pair, top_k, &noise) == top_k) {
+            int64_t turn = pair->turn;
+            zs_pair *made =
+                zs_pairs_add(pairs, pair->query, pair->question, pair->answers, pair->num_answers);
+            zs_free(made->documents);
+            made->documents = zs_strdup(noise.data);
+            made->turn = turn;
+            made->verdict = ZS_NOISY;
+            made->contrast_of = i;
+        }
+        zs_string_free(&noise);
+    }
+    return pairs->count - before;
+}
+
 void zs_pair_completion(const zs_pair *pair, int top_k, int64_t words, bool clean, zs_string *out) {
     char **documents;
-    int count = zs_documents_split(pair->documents, &documents), number = 0;
+    bool cleaned = clean && pair->verdict == ZS_NOISY;
+    int count = list_documents(pair, cleaned, &documents), number = 0;
+    if (pair->verdict == ZS_USEFUL) raise_answer(pair, documents, count, top_k);
     for (int i = 0; i < count && number < top_k; i++) {
         const char *text = documents[i];
         bool holds = zs_holds_answer(text, pair->answers, pair->num_answers);
-        if (clean && pair->verdict == ZS_NOISY && holds) continue;
+        if (cleaned && holds) continue;
         zs_string piece = {0};
         int64_t title = title_length(text), cut = cut_words(text, words), begin = 0;
         zs_string_append(&piece, text, cut);

@@ -273,6 +273,12 @@ static zs_status build_index(const zs_comm *comm, const zs_config *config, char 
 
 zs_status zs_setup_search(const zs_comm *comm, const zs_config *config, const char *engine, bool here,
                           zs_search_setup *out, zs_error *err) {
+    int documents = (int)zs_config_int(config, "search.top_k");
+    return zs_setup_deep_search(comm, config, engine, documents, here, out, err);
+}
+
+zs_status zs_setup_deep_search(const zs_comm *comm, const zs_config *config, const char *engine,
+                               int documents, bool here, zs_search_setup *out, zs_error *err) {
     *out = (zs_search_setup){0};
     zs_status status = ZS_OK;
     if (zs_search_is_self(engine)) return ZS_OK; /* needs the policy: zs_setup_self */
@@ -283,9 +289,9 @@ zs_status zs_setup_search(const zs_comm *comm, const zs_config *config, const ch
         zs_corpus *corpus;
         status = build_index(comm, config, index, sizeof index, err);
         if (status == ZS_OK && here && (status = zs_corpus_open(index, &corpus, err)) == ZS_OK)
-            out->search = zs_search_corpus(corpus, (int)zs_config_int(config, "search.top_k"));
+            out->search = zs_search_corpus(corpus, documents);
     } else if (zs_search_is_service(engine)) {
-        if (here) status = zs_setup_service(config, engine, out, err);
+        if (here) status = zs_setup_service(config, engine, documents, out, err);
     } else {
         zs_group simulators =
             zs_group_select(comm, &comm->world, here, comm->world.rank, "all ranks, to make simulators");

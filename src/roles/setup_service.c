@@ -8,8 +8,8 @@ bool zs_search_is_service(const char *engine) {
     return !strcmp(engine, "http") || !strcmp(engine, "google") || !strcmp(engine, "openai");
 }
 
-static zs_service_options read_options(const zs_config *config) {
-    return (zs_service_options){.top_k = (int)zs_config_int(config, "search.top_k"),
+static zs_service_options read_options(const zs_config *config, int documents) {
+    return (zs_service_options){.top_k = documents,
                                 .connect_timeout = zs_config_float(config, "search.connect_timeout"),
                                 .timeout = zs_config_float(config, "search.timeout"),
                                 .backoff = zs_config_float(config, "search.backoff"),
@@ -83,8 +83,10 @@ static zs_status setup_openai(const zs_config *config, const zs_service_options 
     return status == ZS_OK ? ZS_OK : zs_fail_context(err, "search.openai_url");
 }
 
-zs_status zs_setup_service(const zs_config *config, const char *engine, zs_search_setup *out, zs_error *err) {
-    zs_service_options options = read_options(config);
+zs_status zs_setup_service(const zs_config *config, const char *engine, int documents, zs_search_setup *out,
+                           zs_error *err) {
+    zs_service_options options = read_options(
+        config, strcmp(engine, "openai") != 0 ? documents : (int)zs_config_int(config, "search.top_k"));
     if (!strcmp(engine, "http")) return setup_http(config, &options, &out->search, err);
     if (!strcmp(engine, "google")) return setup_google(config, &options, &out->search, err);
     return setup_openai(config, &options, out, err);
