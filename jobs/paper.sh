@@ -25,7 +25,7 @@ cells=$(
     done
     cat <<'CELLS'
 instruct instruct base_2_m
-collected collect instruct+base_2_m search.words=100 collect.deduplicate=question collect.end=</information>
+collected collect instruct+base_2_m search.words=100 collect.end=</information>
 simulator_collected_s simulator_collected base_2_s
 simulator_collected_m simulator_collected base_2_m
 simulator_collected_l simulator_collected base_2_l
@@ -107,7 +107,7 @@ make_cell() { # make_cell CELL STAGE FROM SETTINGS...: in the cell's folder, fro
         [ "$stage" = collect ] || grep '"verdict":"useful"' "$folder/pairs.jsonl" >"$folder/answered.jsonl"
         ;;
     simulator_collected)
-        tune simulator "$(folder_of collected)/train.jsonl" "$(model_of "$from")" "$world" "$folder" --set sft.epochs=2 "${sft_steps[@]}"
+        tune simulator "$(folder_of collected)/train.jsonl" "$(model_of "$from")" "$world" "$folder" --set sft.epochs=3 "${sft_steps[@]}"
         ;;
     simulator_eval)
         mpirun_n "$RANKS" "$ZS" eval configs/demo.cfg --simulator --set seed="$SEED" --set model.simulator="$(model_of "$from")" \
