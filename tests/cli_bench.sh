@@ -53,6 +53,10 @@ for part in ("prefill", "broadcast"):
 assert [row["weight_bytes"] for row in rows if row["bench"] == "decode"] == [4, 4, 2, 2]
 drift = [row for row in rows if row["bench"] == "drift"][0]
 assert drift["tokens"] == 89 and 0 < drift["mean_abs"] < drift["max_abs"] < 0.1 and 0 < drift["kl"] < 1e-3'
+check int8_products_run bash -c '"$0" bench gemm --shape tiny --batch 1,3 --seq 24 --dtype int8 --json |
+    python3 -c "import json, sys
+rows = [json.loads(line) for line in sys.stdin][1:]
+assert len(rows) == 15 and all(row[\"weight_bytes\"] == 1 and row[\"gflops\"] > 0 for row in rows), rows"' "$ZS"
 check rates_stand_beside_limits judge '
 fractions = 0
 for row in rows:

@@ -75,8 +75,10 @@ void zs_int8_row(int64_t k, const uint8_t *w, int64_t index, float *out) {
     int64_t o = index % ZS_PANEL;
     float scale;
     memcpy(&scale, panel + ZS_PANEL * zs_int8_width(k) + o * 4, sizeof scale);
-    for (int64_t p = 0; p < k; p++)
-        out[p] = scale * (float)(panel[p / 4 * 64 + o * 4 + p % 4] - 128);
+    for (int64_t p = 0; p < k; p++) {
+        int q = panel[p / 4 * 64 + o * 4 + p % 4] - 128;
+        out[p] = scale * (float)q;
+    }
 }
 
 /* Products. */
