@@ -196,15 +196,15 @@ static zs_status end_write(zs_run *run, zs_error *err) {
     double seconds = zs_seconds() - started;
     run->stall += seconds;
     run->checkpoint_seconds += seconds;
+    if (status == ZS_OK && run->is_root) /* while learners wait below: the next one's file is not there yet */
+        zs_checkpoint_prune(run->checkpoints, (int)zs_config_int(run->config, "checkpoint.keep"));
     double numbers[3] = {written.bytes, written.seconds, run->stall};
     zs_comm_max(run->comm, &run->comm->world, numbers, 3, "the learners' times");
-    if (status == ZS_OK && run->is_root) {
+    if (status == ZS_OK && run->is_root)
         zs_log(ZS_LOG_INFO,
                "checkpoint of step %lld: %.1f MB in %.2f s, %.2f GB/s; training stood still for %.2f s",
                (long long)run->writing, 1e-6 * numbers[0], numbers[1],
                1e-9 * numbers[0] / fmax(1e-9, numbers[1]), numbers[2]);
-        zs_checkpoint_prune(run->checkpoints, (int)zs_config_int(run->config, "checkpoint.keep"));
-    }
     run->writing = 0;
     return status;
 }
