@@ -18,10 +18,11 @@ mkdir -p "$(dirname "$table")"
 rm -f "$table"
 part() { "$zs" bench "$@" "${shape[@]}" --markdown "$table"; }
 part gemm "${layers[@]}" --batch 1,8,32 --seq 1024 --dtype both
+part gemm "${layers[@]}" --batch 1,8,32 --seq 1024 --dtype int8
 part train "${layers[@]}" --batch 4 --seq 256
 part prefill "${decode_layers[@]}" --prompt 512 --dtype both
-part decode "${decode_layers[@]}" "${batches[@]}" --dtype f32
-part decode "${decode_layers[@]}" "${batches[@]}" --dtype bf16
+part prefill "${decode_layers[@]}" --prompt 512 --dtype int8
+for dtype in f32 bf16 int8; do part decode "${decode_layers[@]}" "${batches[@]}" --dtype "$dtype"; done
 part tokenize "${layers[@]}"
 mpirun_n 2 "$zs" bench exchange,allreduce,broadcast,checkpoint "${shape[@]}" "${layers[@]}" --markdown "$table" \
     --folder "${BENCH_FOLDER:-$(dirname "$table")}"

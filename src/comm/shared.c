@@ -138,7 +138,7 @@ zs_status zs_comm_check_room(const zs_group *node, int64_t copies, int64_t bytes
     return zs_fail(
         err, ZS_FAILED,
         "%s: %lld x %.2f GiB are needed on a node that has %.2f GiB left; use more nodes, a smaller "
-        "model or bf16",
+        "model, bf16 or int8",
         what, (long long)copies, (double)bytes / (1 << 30), (double)available / (1 << 30));
 }
 
